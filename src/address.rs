@@ -1,0 +1,168 @@
+//! The address of an exporter or a gateway.
+
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::str::FromStr;
+
+use ureq::http::Uri;
+
+/// An `http://` URL up to and without the slash that a path is joined with:
+/// host, port, and for a service behind a reverse proxy a path prefix.
+#[derive(Debug, Clone)]
+pub struct Address(String);
+
+impl Address {
+    /// The URL of `path` (no leading slash; a query is allowed) below this address.
+    pub fn join(&self, path: &str) -> Result<Uri, String> {
+        if !is_encoded(path) {
+            return Err(format!(
+                "{path:?} has to be percent-encoded: printable ASCII without '#'"
+            ));
+        }
+        let url = format!("{self}/{path}");
+        url.parse().map_err(|e| format!("{url:?} is no URL: {e}"))
+    }
+}
+
+/// Whether a text can be part of a URL as it is. A fragment cannot: it would be dropped in
+/// silence, and so would what the user meant by it.
+fn is_encoded(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_graphic() && b != b'#')
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if authority.contains('@') {
+            // Without the text: it holds a password.
+            return Err("credentials in an address are not supported".into());
+        }
+        let bad = |why: &str| Err(format!("{text:?} is no address: {why}"));
+        match scheme.to_ascii_lowercase().as_str() {
+            "http" => {}
+            "https" => return bad("https is not supported yet"),
+            _ => return bad("give host:port, [v6]:port or an http:// URL"),
+        }
+
+        let (host, port) = match authority.strip_prefix('[').map(|v6| v6.split_once(']')) {
+            Some(Some((v6, after))) if v6.parse::<Ipv6Addr>().is_ok() => {
+                match (after.strip_prefix(':'), after) {
+                    (Some(port), _) => (authority, Some(port)),
+                    (None, "") => (authority, None),
+                    _ => return bad("after the ] goes a colon and the port"),
+                }
+            }
+            Some(_) => return bad("between [ and ] goes an IPv6 address"),
+            None => match authority.split_once(':') {
+                Some((_, port)) if port.contains(':') => {
+                    return bad("an IPv6 address goes in brackets: [v6]:port");
+                }
+                Some((host, port)) => (host, Some(port)),
+                None => (authority, None),
+            },
+        };
+        let in_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+        if host.is_empty() {
+            return bad("the host is missing");
+        }
+        if !host.starts_with('[') && !host.chars().all(in_name) {
+            return bad("a host has letters, digits, '-', '.' and '_'");
+        }
+        // u16 alone would take "+80".
+        let is_port = |p: &str| !p.starts_with('+') && p.parse::<u16>().is_ok_and(|p| p > 0);
+        if !port.is_none_or(is_port) {
+            return bad("a port is a number from 1 to 65535");
+        }
+        if path.contains('?') || !is_encoded(path) {
+            return bad("its path is percent-encoded, and no query or fragment follows");
+        }
+        let url = format!("http://{authority}/{path}");
+        Ok(Address(url.trim_end_matches('/').into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_forms_become_a_url() {
+        for (text, url) in [
+            ("127.0.0.1:9014", "http://127.0.0.1:9014/metrics"),
+            ("push.example", "http://push.example/metrics"),
+            ("my_node-1.lan:80", "http://my_node-1.lan:80/metrics"),
+            ("[::1]:9091", "http://[::1]:9091/metrics"),
+            ("[::1]", "http://[::1]/metrics"),
+            ("HTTP://host:1/", "http://host:1/metrics"),
+            ("http://host/a/b/", "http://host/a/b/metrics"),
+            ("host:9091/prefix", "http://host:9091/prefix/metrics"),
+        ] {
+            let address: Address = text.parse().unwrap();
+            assert_eq!(
+                address.join("metrics").unwrap().to_string(),
+                url,
+                "{text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        for text in [
+            "",
+            ":9091",
+            "host:",
+            "host:0",
+            "host:+80",
+            "host:65536",
+            "host:http",
+            "::1:9091",
+            "[::1",
+            "[::1]9091",
+            "[::1]:",
+            "[host]:1",
+            "a b:1",
+            "höst:1",
+            "a:1,b:1",
+            "http://",
+            "ftp://host",
+            "https://host",
+            "://host",
+            "host/p?q=1",
+            "host/p#f",
+            "host/ö",
+            "host\n",
+            "host:1/a b",
+        ] {
+            assert!(text.parse::<Address>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_not_repeated() {
+        let refusal = "http://user:geheim@host".parse::<Address>().unwrap_err();
+        assert!(!refusal.contains("geheim"), "{refusal}");
+    }
+
+    #[test]
+    fn a_query_stays_and_a_fragment_is_refused() {
+        let address: Address = "host:1".parse().unwrap();
+        let url = address.join("metrics?collect[]=cpu&collect[]=meminfo");
+        assert_eq!(
+            url.unwrap().to_string(),
+            "http://host:1/metrics?collect[]=cpu&collect[]=meminfo"
+        );
+        assert!(address.join("metrics#x").is_err());
+        assert!(address.join("met rics").is_err());
+        assert!(address.join("métrics").is_err());
+    }
+}

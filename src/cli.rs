@@ -1,0 +1,321 @@
+//! The options, and the variables that cron files set instead of them.
+
+use std::env;
+use std::error::Error as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::error::{ContextKind, ErrorKind};
+use clap::parser::ValueSource;
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use log::LevelFilter;
+use ureq::http::Method;
+
+use crate::address::Address;
+use crate::exit::{self, Status};
+use crate::exporter::Exporter;
+use crate::gateway::Gateway;
+use crate::group::Group;
+use crate::http::Client;
+use crate::proxy;
+
+/// A day: no time limit or splay is longer.
+const MOST_SECONDS: f64 = 86_400.0;
+
+/// Copy a node exporter's metrics to a Pushgateway, once, and exit
+///
+/// Meant for cron: a run takes a lock, probes the exporter, scrapes it, and pushes its answer as
+/// it is, if that is whole and plausible; else nothing is pushed. Silent on success; on failure
+/// one line on stderr and an exit status that says what failed.
+///
+/// Each option can be set by the variable that is named with it; the option wins.
+#[derive(Debug, Parser)]
+#[command(version, after_help = exit::HELP)]
+pub struct Cli {
+    /// The exporter: host:port, [v6]:port, or an http:// URL
+    #[arg(long, env, value_name = "ADDR", help_heading = "Exporter")]
+    #[arg(default_value = "127.0.0.1:9014")]
+    exporter_addr: Address,
+
+    /// The path of its metrics; a query is allowed: metrics?collect[]=cpu
+    #[arg(long, env, value_name = "PATH", help_heading = "Exporter")]
+    #[arg(default_value = "metrics")]
+    exporter_metric: String,
+
+    /// Seconds that the exporter has for a sign of life
+    #[arg(
+        long,
+        env = "EXPORTER_PROBE_TIMEOUT",
+        value_name = "SECONDS",
+        help_heading = "Exporter"
+    )]
+    #[arg(default_value = "2", value_parser = limit, allow_hyphen_values = true)]
+    probe_timeout: Duration,
+
+    /// Seconds that the exporter has for all of its metrics
+    #[arg(
+        long,
+        env = "EXPORTER_SCRAPE_TIMEOUT",
+        value_name = "SECONDS",
+        help_heading = "Exporter"
+    )]
+    #[arg(default_value = "10", value_parser = limit, allow_hyphen_values = true)]
+    scrape_timeout: Duration,
+
+    /// Refuse an exposition of more bytes
+    #[arg(
+        long,
+        env = "EXPORTER_MAX_BYTES",
+        value_name = "BYTES",
+        help_heading = "Exporter"
+    )]
+    #[arg(default_value = "67108864", value_parser = bytes, allow_hyphen_values = true)]
+    max_bytes: u64,
+
+    /// What to ask the exporter for, and to pass on as it is
+    #[arg(long, env = "PGW_ENCODING", help_heading = "Exporter")]
+    #[arg(default_value = "text")]
+    encoding: Encoding,
+
+    /// The Pushgateway: host:port, [v6]:port, or an http:// URL, with a path prefix if it has one
+    #[arg(long, env, value_name = "ADDR", help_heading = "Gateway")]
+    #[arg(default_value = "127.0.0.1:9091")]
+    pgw_addr: Address,
+
+    /// The label job of the grouping key
+    #[arg(long, env, value_name = "JOB", help_heading = "Gateway")]
+    #[arg(default_value = "node", value_parser = not_empty)]
+    pgw_job: String,
+
+    /// The label instance of the grouping key [default: this host's name]
+    #[arg(long, env, value_name = "INSTANCE", help_heading = "Gateway")]
+    pgw_instance: Option<String>,
+
+    /// A further label of the grouping key; repeatable, in the variable separated by commas
+    #[arg(
+        long,
+        env = "PGW_LABELS",
+        value_name = "NAME=VALUE",
+        help_heading = "Gateway"
+    )]
+    pgw_label: Vec<String>,
+
+    /// post replaces the families that are pushed, put the whole group
+    #[arg(long, env, value_name = "METHOD", help_heading = "Gateway")]
+    #[arg(default_value = "post")]
+    pgw_method: PushMethod,
+
+    /// Seconds that the gateway has to take the push and answer
+    #[arg(
+        long,
+        env = "PGW_PUSH_TIMEOUT",
+        value_name = "SECONDS",
+        help_heading = "Gateway"
+    )]
+    #[arg(default_value = "10", value_parser = limit, allow_hyphen_values = true)]
+    push_timeout: Duration,
+
+    /// Sleep a share of this many seconds before the probe, fixed for each grouping key, so that
+    /// a fleet does not push in the same second
+    #[arg(
+        long,
+        env = "FORWARDER_SPLAY",
+        value_name = "SECONDS",
+        help_heading = "Run"
+    )]
+    #[arg(default_value = "0", value_parser = splay, allow_hyphen_values = true)]
+    pub splay: Duration,
+
+    /// The lock file [default: one for each gateway and grouping key, in /run/pgw-forwarder,
+    /// $XDG_RUNTIME_DIR or a directory of this user's own for temporary files]
+    #[arg(
+        long,
+        env = "FORWARDER_LOCK_FILE",
+        value_name = "FILE",
+        help_heading = "Run"
+    )]
+    pub lock_file: Option<PathBuf>,
+
+    /// Probe and scrape, and write to stdout what would be pushed; takes no lock, sleeps no splay
+    #[arg(long, help_heading = "Run")]
+    pub dry_run: bool,
+
+    /// Remove this node's group from the gateway, and do nothing else
+    #[arg(long, conflicts_with = "dry_run", help_heading = "Run")]
+    pub delete: bool,
+
+    /// Say more: -v what is done, -vv how; without it, RUST_LOG tells
+    #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", help_heading = "Run")]
+    verbose: u8,
+
+    /// Say nothing, not even why a run failed
+    #[arg(short, long, help_heading = "Run")]
+    quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Encoding {
+    Text,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PushMethod {
+    Post,
+    Put,
+}
+
+impl Cli {
+    /// Reads the command line and the environment.
+    pub fn load() -> Result<Cli, clap::Error> {
+        let matches = Cli::command().try_get_matches()?;
+        let mut cli = Cli::from_arg_matches(&matches)?;
+        if matches.value_source("pgw_label") == Some(ValueSource::EnvVariable) {
+            let labels = cli.pgw_label.concat();
+            cli.pgw_label = labels
+                .split(',')
+                .filter(|l| !l.is_empty())
+                .map(String::from)
+                .collect();
+        }
+        Ok(cli)
+    }
+
+    /// How much to say; `None` where no option tells.
+    pub fn level(&self) -> Option<LevelFilter> {
+        match (self.quiet, self.verbose) {
+            (true, _) => Some(LevelFilter::Off),
+            (false, 0) => None,
+            (false, 1) => Some(LevelFilter::Info),
+            (false, _) => Some(LevelFilter::Debug),
+        }
+    }
+
+    /// The exporter that the options describe.
+    pub fn exporter(&self) -> Result<Exporter> {
+        let Encoding::Text = self.encoding;
+        let path = self.exporter_metric.trim_start_matches('/');
+        Ok(Exporter {
+            client: Client::new(None),
+            landing_page: self
+                .exporter_addr
+                .join("")
+                .map_err(usage("exporter_addr"))?,
+            metrics: self
+                .exporter_addr
+                .join(path)
+                .map_err(usage("exporter_metric"))?,
+            probe_timeout: self.probe_timeout,
+            scrape_timeout: self.scrape_timeout,
+            max_bytes: self.max_bytes,
+        })
+    }
+
+    /// The grouping key that the options describe.
+    pub fn group(&self) -> Result<Group> {
+        let host = || {
+            rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned()
+        };
+        let instance = self.pgw_instance.clone().unwrap_or_else(host);
+        Group::new(&self.pgw_job, &instance, &self.pgw_label).map_err(usage("pgw_label"))
+    }
+
+    /// The group's place on the gateway that the options describe.
+    pub fn gateway(&self, group: &Group) -> Result<Gateway> {
+        let url = self
+            .pgw_addr
+            .join(&group.path())
+            .map_err(usage("pgw_instance"))?;
+        let proxy = proxy::for_url(&url, |name| env::var(name).ok())
+            .map_err(|why| Status::Usage.because(why))?;
+        Ok(Gateway {
+            client: Client::new(proxy),
+            url,
+            method: match self.pgw_method {
+                PushMethod::Post => Method::POST,
+                PushMethod::Put => Method::PUT,
+            },
+            timeout: self.push_timeout,
+        })
+    }
+}
+
+/// Says on one line why the command line or the environment is no good.
+pub fn explain(error: &clap::Error) -> String {
+    let mut command = Cli::command();
+    command.build();
+    let context = |kind| error.get(kind).map(ToString::to_string);
+    let wrong = context(ContextKind::InvalidArg);
+    let option = command
+        .get_arguments()
+        .find(|arg| Some(arg.to_string()) == wrong);
+    match (error.kind(), option, error.source()) {
+        (ErrorKind::ValueValidation, Some(option), Some(why)) => format!("{}: {why}", name(option)),
+        (ErrorKind::InvalidValue, Some(option), _) => format!(
+            "{}: {:?} is not one of {}",
+            name(option),
+            context(ContextKind::InvalidValue).unwrap_or_default(),
+            context(ContextKind::ValidValue).unwrap_or_default()
+        ),
+        _ => {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            format!("{}; see --help", line.trim_start_matches("error: "))
+        }
+    }
+}
+
+/// An option and its variable: a user has set one of them.
+fn name(option: &clap::Arg) -> String {
+    let long = option.get_long().unwrap_or_default();
+    match option.get_env() {
+        Some(variable) => format!("--{long} ({})", variable.to_string_lossy()),
+        None => format!("--{long}"),
+    }
+}
+
+/// A usage error of the option with the identifier `id`.
+fn usage(id: &'static str) -> impl Fn(String) -> anyhow::Error {
+    move |why| {
+        let command = Cli::command();
+        let option = command.get_arguments().find(|arg| arg.get_id() == id);
+        let name = option.map(name).unwrap_or_default();
+        Status::Usage.because(format!("{name}: {why}"))
+    }
+}
+
+fn seconds(text: &str, least: f64) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds) if (least..=MOST_SECONDS).contains(&seconds) => {
+            Ok(Duration::from_secs_f64(seconds))
+        }
+        _ => Err(format!(
+            "{text:?} is not a number of seconds from {least} to {MOST_SECONDS}"
+        )),
+    }
+}
+
+fn limit(text: &str) -> Result<Duration, String> {
+    seconds(text, 0.001)
+}
+
+fn splay(text: &str) -> Result<Duration, String> {
+    seconds(text, 0.0)
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(bytes) if bytes > 0 => Ok(bytes),
+        _ => Err(format!("{text:?} is not a number of bytes, 1 at least")),
+    }
+}
+
+fn not_empty(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("it cannot be empty".into()),
+        text => Ok(text.into()),
+    }
+}

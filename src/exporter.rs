@@ -1,0 +1,173 @@
+//! The exporter's side: is it alive, and what does it say?
+
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use log::info;
+use ureq::http::{Request, Response, StatusCode, Uri, Version, header};
+use ureq::{Body, Error};
+
+use crate::exit::Status;
+use crate::exposition::Exposition;
+use crate::http::{Client, cause, words};
+use crate::socket::is_gone;
+
+/// The text format that is asked for; also what an answer without a Content-Type is taken for.
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// An exporter, and the bounds that it has to keep.
+#[derive(Debug)]
+pub struct Exporter {
+    /// Straight to the exporter, never through a proxy.
+    pub client: Client,
+    /// A page that costs the exporter nothing.
+    pub landing_page: Uri,
+    /// The page that runs the collectors.
+    pub metrics: Uri,
+    /// For the landing page's first words.
+    pub probe_timeout: Duration,
+    /// For the whole answer.
+    pub scrape_timeout: Duration,
+    /// A larger exposition is refused.
+    pub max_bytes: u64,
+}
+
+impl Exporter {
+    /// Asks for the landing page. Any answer below 500 is a sign of life: an exporter without
+    /// such a page says 404.
+    pub fn probe(&self) -> Result<()> {
+        let down = |why: String| {
+            Status::ExporterDown.because(format!(
+                "exporter {} is down: {why}; is it running, and is --exporter-addr \
+                 (EXPORTER_ADDR) right?",
+                self.landing_page
+            ))
+        };
+        let request = Request::get(&self.landing_page);
+        let response = self
+            .client
+            .send(request, (), self.probe_timeout)
+            .map_err(|e| down(cause(&e, self.probe_timeout)))?;
+        if response.status().is_server_error() {
+            return Err(down(words(response)));
+        }
+        info!(
+            "exporter {} is alive: {}",
+            self.landing_page,
+            response.status()
+        );
+        // The scrape can reuse the connection if this page is read, up to a sensible length.
+        let _ = response
+            .into_body()
+            .into_reader()
+            .take(64 * 1024)
+            .read_to_end(&mut Vec::new());
+        Ok(())
+    }
+
+    /// Scrapes the metrics: a whole and plausible exposition, or an error.
+    pub fn scrape(&self) -> Result<Exposition> {
+        let unusable = |why: String| {
+            Status::ScrapeUnusable.because(format!(
+                "exporter {}: {why}; nothing was pushed",
+                self.metrics
+            ))
+        };
+        let started = Instant::now();
+        let response = match self.request(self.scrape_timeout) {
+            // The connection was the probe's, and the exporter may have closed it meanwhile.
+            Err(Error::Io(e)) if is_gone(&e) => {
+                self.request(self.scrape_timeout.saturating_sub(started.elapsed()))
+            }
+            other => other,
+        }
+        .map_err(|e| unusable(cause(&e, self.scrape_timeout)))?;
+
+        if response.status() != StatusCode::OK {
+            return Err(unusable(format!("it answered {}", words(response))));
+        }
+        let length = check_head(&response).map_err(unusable)?;
+        if length.is_some_and(|length| length > self.max_bytes) {
+            return Err(unusable(self.too_large()));
+        }
+        let content_type = match response.headers().get(header::CONTENT_TYPE) {
+            Some(value) => value.to_str().unwrap_or(TEXT).to_owned(),
+            None => TEXT.to_owned(),
+        };
+
+        let mut body = Vec::new();
+        // One more for a final newline that may have to be added.
+        let room = length.unwrap_or(0) as usize + 1;
+        body.try_reserve_exact(room)
+            .with_context(|| format!("no memory for the {room} bytes of {}", self.metrics))?;
+        response
+            .into_body()
+            .into_reader()
+            .take(self.max_bytes.saturating_add(1))
+            .read_to_end(&mut body)
+            .map_err(|e| unusable(cause(&e.into(), self.scrape_timeout)))?;
+        if body.len() as u64 > self.max_bytes {
+            return Err(unusable(self.too_large()));
+        }
+
+        let exposition = Exposition::new(body, content_type).map_err(unusable)?;
+        info!(
+            "scraped {}: {} samples, {} bytes, {:?}",
+            self.metrics,
+            exposition.samples,
+            exposition.body.len(),
+            started.elapsed()
+        );
+        Ok(exposition)
+    }
+
+    fn request(&self, limit: Duration) -> Result<Response<Body>, Error> {
+        let request = Request::get(&self.metrics)
+            .header(header::ACCEPT, TEXT)
+            .header(header::ACCEPT_ENCODING, "identity");
+        self.client.send(request, (), limit)
+    }
+
+    fn too_large(&self) -> String {
+        format!(
+            "its answer is larger than {} bytes (see --max-bytes, EXPORTER_MAX_BYTES)",
+            self.max_bytes
+        )
+    }
+}
+
+/// Checks that an answer's head promises the text format, unencoded and of a length that shows
+/// whether all of it has come. Returns that length where it is known beforehand.
+fn check_head(response: &Response<Body>) -> Result<Option<u64>, String> {
+    let headers = response.headers();
+    let text = |name| {
+        headers
+            .get(name)
+            .map(|v| String::from_utf8_lossy(v.as_bytes()))
+    };
+    if let Some(found) = text(header::CONTENT_TYPE) {
+        let mut parts = found
+            .split(';')
+            .map(|part| part.trim().to_ascii_lowercase());
+        let is_text = parts
+            .next()
+            .is_some_and(|media_type| media_type == "text/plain")
+            && parts.all(|p| !p.starts_with("version=") || p == "version=0.0.4");
+        if !is_text {
+            return Err(format!("its answer is {found}, not the text format"));
+        }
+    }
+    match text(header::CONTENT_ENCODING) {
+        Some(encoding) if encoding != "identity" => {
+            return Err(format!("its answer is encoded ({encoding}), unasked"));
+        }
+        _ => {}
+    }
+    let chunked = response.version() == Version::HTTP_11
+        && text(header::TRANSFER_ENCODING).is_some_and(|v| v.eq_ignore_ascii_case("chunked"));
+    if !chunked && !headers.contains_key(header::CONTENT_LENGTH) {
+        return Err("its answer has neither a length nor chunks, so a part looks like all".into());
+    }
+    Ok(response.body().content_length())
+}

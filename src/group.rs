@@ -1,0 +1,208 @@
+//! The grouping key: the labels under which a gateway keeps what was pushed together.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+/// Everything but RFC 3986's unreserved characters is percent-encoded.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// A grouping key in its one canonical order: job, instance, the other labels by name.
+#[derive(Debug)]
+pub struct Group(Vec<(String, String)>);
+
+impl Group {
+    /// Checks the further `labels` of the form `NAME=VALUE`. A name matches
+    /// `[a-zA-Z_][a-zA-Z0-9_]*`, does not begin with `__` (reserved by Prometheus),
+    /// and occurs once; `job` and `instance` are taken already.
+    pub fn new(job: &str, instance: &str, labels: &[String]) -> Result<Group, String> {
+        let mut others = Vec::new();
+        for label in labels {
+            let (name, value) = label
+                .split_once('=')
+                .ok_or_else(|| format!("{label:?} is not of the form NAME=VALUE"))?;
+            let valid = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+                && !name.starts_with("__");
+            if !valid {
+                return Err(format!(
+                    "{name:?} is no label name: [a-zA-Z_][a-zA-Z0-9_]*, not beginning with __"
+                ));
+            }
+            if name == "job" || name == "instance" {
+                return Err(format!("{name} has an option of its own: --pgw-{name}"));
+            }
+            others.push((name.to_owned(), value.to_owned()));
+        }
+        others.sort();
+        if let Some(twice) = others.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(format!("{} is given twice", twice[0].0));
+        }
+        let mut group = vec![
+            ("job".to_owned(), job.to_owned()),
+            ("instance".to_owned(), instance.to_owned()),
+        ];
+        group.append(&mut others);
+        Ok(Group(group))
+    }
+
+    /// The path of the group below the gateway's address, by the rules of
+    /// <https://github.com/prometheus/pushgateway#url>.
+    pub fn path(&self) -> String {
+        let mut path = String::from("metrics");
+        for (name, value) in &self.0 {
+            path.push('/');
+            path.push_str(name);
+            // What a URL path cannot carry: no segment may be empty, a router splits at a slash
+            // even when it is encoded, and drops the dot segments.
+            if value.is_empty() {
+                path.push_str("@base64/=");
+            } else if value.contains('/') || value == "." || value == ".." {
+                path.push_str("@base64/");
+                URL_SAFE_NO_PAD.encode_string(value, &mut path);
+            } else {
+                path.push('/');
+                path.extend(utf8_percent_encode(value, RESERVED));
+            }
+        }
+        path
+    }
+
+    /// This group's fixed place in a fleet's interval, from 0 up to 1. Evenly spread over many
+    /// groups, and the same in every version: a fleet may be upgraded node by node.
+    pub fn share(&self) -> f64 {
+        // 53 bits are what an f64 holds exactly.
+        (fingerprint(&self.path()) >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// 64 bits of `text`: FNV-1a, which lets names that differ in their last letter stay close
+/// together, and MurmurHash3's finalizer, which does not.
+pub fn fingerprint(text: &str) -> u64 {
+    let mut hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ (hash >> 33)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::engine::general_purpose::URL_SAFE;
+    use percent_encoding::percent_decode_str;
+    use proptest::prelude::*;
+
+    fn path(job: &str, instance: &str, labels: &[&str]) -> String {
+        let labels: Vec<_> = labels.iter().map(|l| (*l).to_owned()).collect();
+        Group::new(job, instance, &labels).unwrap().path()
+    }
+
+    /// Reads a path as a gateway does: split at the slashes, decode each segment, then the base64.
+    fn read_back(path: &str) -> Vec<(String, String)> {
+        let segments: Vec<_> = path.split('/').collect();
+        assert_eq!(segments[0], "metrics");
+        segments[1..]
+            .chunks(2)
+            .map(|pair| {
+                assert!(!["", ".", ".."].contains(&pair[1]), "{path}");
+                let value = percent_decode_str(pair[1]).decode_utf8().unwrap();
+                let Some(name) = pair[0].strip_suffix("@base64") else {
+                    return (pair[0].to_owned(), value.into_owned());
+                };
+                let padding = "=".repeat((4 - value.len() % 4) % 4);
+                let bytes = match value.as_ref() {
+                    "=" => Vec::new(),
+                    value => URL_SAFE.decode(format!("{value}{padding}")).unwrap(),
+                };
+                (name.to_owned(), String::from_utf8(bytes).unwrap())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn values_are_encoded_by_the_gateways_rules() {
+        for (value, segment) in [
+            ("node1.example", "instance/node1.example"),
+            ("a b", "instance/a%20b"),
+            ("50%+", "instance/50%25%2B"),
+            ("", "instance@base64/="),
+            (".", "instance@base64/Lg"),
+            ("..", "instance@base64/Li4"),
+            ("/var/tmp", "instance@base64/L3Zhci90bXA"),
+            ("a/?>b", "instance@base64/YS8_PmI"),
+            ("ü", "instance/%C3%BC"),
+        ] {
+            assert_eq!(
+                path("node", value, &[]),
+                format!("metrics/job/node/{segment}")
+            );
+        }
+    }
+
+    #[test]
+    fn further_labels_follow_by_name_so_that_one_group_has_one_url() {
+        let url = "metrics/job/j/instance/i/a/2/b/1%3D1";
+        assert_eq!(path("j", "i", &["b=1=1", "a=2"]), url);
+        assert_eq!(path("j", "i", &["a=2", "b=1=1"]), url);
+    }
+
+    #[test]
+    fn bad_labels_are_refused() {
+        for labels in [
+            &["a"][..],
+            &["=v"],
+            &["1a=v"],
+            &["__a=v"],
+            &["a-b=v"],
+            &["ä=v"],
+            &["job=v"],
+            &["instance=v"],
+            &["a=1", "a=2"],
+        ] {
+            let labels: Vec<_> = labels.iter().map(|l| (*l).to_owned()).collect();
+            assert!(Group::new("j", "i", &labels).is_err(), "{labels:?}");
+        }
+    }
+
+    #[test]
+    fn the_share_is_pinned_for_all_versions() {
+        let share = |instance| Group::new("node", instance, &[]).unwrap().share();
+        assert_eq!(share("node1.example"), 0.9862003522528113);
+        assert_eq!(share("node2.example"), 0.9692975058394866);
+    }
+
+    #[test]
+    fn shares_are_even_over_a_fleet() {
+        let mut buckets = [0u32; 60];
+        for n in 0..10_000 {
+            let group = Group::new("node", &format!("node-{n:05}"), &[]).unwrap();
+            buckets[(group.share() * 60.0) as usize] += 1;
+        }
+        let expected = 10_000.0 / 60.0;
+        let chi_square: f64 = buckets
+            .iter()
+            .map(|&seen| (f64::from(seen) - expected).powi(2) / expected)
+            .sum();
+        // The 99.9th percentile of chi-square with 59 degrees of freedom.
+        assert!(chi_square < 98.3, "{chi_square}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_value_is_read_back_as_it_was(job in ".+", instance in any::<String>(), zone in any::<String>()) {
+            let path = path(&job, &instance, &[&format!("zone={zone}")]);
+            prop_assert!(path.bytes().all(|b| b.is_ascii_graphic() && b != b'?' && b != b'#'));
+            prop_assert_eq!(
+                read_back(&path),
+                [("job", job), ("instance", instance), ("zone", zone)]
+                    .map(|(name, value)| (name.to_owned(), value))
+            );
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The HTTP client of both sides, and its errors in words.
+
+use std::io::{ErrorKind, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ureq::http::request::Builder;
+use ureq::http::{Response, header};
+use ureq::{Agent, AsSendBody, Body, Error, Timeout};
+
+use crate::exposition::excerpt;
+use crate::proxy::Proxy;
+use crate::socket::{Names, Sockets};
+
+/// A client that follows no redirect and takes every status for an answer.
+#[derive(Debug)]
+pub struct Client {
+    agent: Agent,
+    proxy: Option<Proxy>,
+    cut: Arc<AtomicBool>,
+}
+
+impl Client {
+    /// A client that goes through `proxy`, or straight to its server.
+    pub fn new(proxy: Option<Proxy>) -> Client {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            // A proxy is the connector's business, see proxy.rs.
+            .proxy(None)
+            // Half of the input buffer, so that a head that is too long is seen to be that.
+            .max_response_header_size(8 * 1024)
+            .user_agent(concat!("pgw-forwarder/", env!("CARGO_PKG_VERSION")))
+            .build();
+        let sockets = Sockets {
+            proxied: proxy.is_some(),
+            ..Sockets::default()
+        };
+        let cut = Arc::clone(&sockets.cut);
+        let names = Names {
+            proxy: proxy.as_ref().map(|proxy| proxy.url.clone()),
+        };
+        Client {
+            agent: Agent::with_parts(config, sockets, names),
+            proxy,
+            cut,
+        }
+    }
+
+    /// Sends a request and returns the head of the answer; `limit` covers its body too.
+    pub fn send(
+        &self,
+        mut request: Builder,
+        body: impl AsSendBody,
+        limit: Duration,
+    ) -> Result<Response<Body>, Error> {
+        if let Some(authorization) = self.proxy.as_ref().and_then(|p| p.authorization.as_ref()) {
+            request = request.header(header::PROXY_AUTHORIZATION, authorization);
+        }
+        let request = self
+            .agent
+            .configure_request(request.body(body)?)
+            .timeout_global(Some(limit))
+            .build();
+        self.agent.run(request)
+    }
+
+    /// Whether the server has answered before it had read all that was sent to it.
+    pub fn was_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
+    }
+
+    /// Where requests go besides the server, for messages.
+    pub fn route(&self) -> String {
+        match &self.proxy {
+            Some(proxy) => format!(" (through the proxy {})", proxy.address),
+            None => String::new(),
+        }
+    }
+}
+
+/// Why there is no answer, for an administrator.
+pub fn cause(error: &Error, limit: Duration) -> String {
+    let limit = limit.as_secs_f64();
+    match error {
+        Error::Timeout(Timeout::Resolve) => format!("its name was not resolved within {limit} s"),
+        Error::Timeout(Timeout::Connect) => format!("no connection within {limit} s"),
+        Error::Timeout(_) => format!("no whole answer within {limit} s"),
+        Error::HostNotFound => "its name has no address".into(),
+        Error::Io(e) => match e.kind() {
+            ErrorKind::ConnectionRefused => "connection refused".into(),
+            ErrorKind::ConnectionReset => "connection reset by the server".into(),
+            ErrorKind::UnexpectedEof => "the server closed the connection too early".into(),
+            _ => e.to_string(),
+        },
+        Error::Protocol(e) => format!("the answer is not valid HTTP ({e})"),
+        Error::LargeResponseHeader(..) => "the head of the answer is too long".into(),
+        e => e.to_string(),
+    }
+}
+
+/// What an answer other than the wanted one says: its status, and where it redirects to or the
+/// beginning of its body.
+pub fn words(response: Response<Body>) -> String {
+    let (head, body) = response.into_parts();
+    if head.status.is_redirection() {
+        let target = head.headers.get(header::LOCATION);
+        let target = target.map_or("nowhere".into(), |t| excerpt(t.as_bytes()));
+        return format!("{}, a redirect to {target}; none is followed", head.status);
+    }
+    let mut text = Vec::new();
+    // What has arrived before an error is worth showing too.
+    let _ = body.into_reader().take(2048).read_to_end(&mut text);
+    match excerpt(&text) {
+        text if text.is_empty() => head.status.to_string(),
+        text => format!("{}: {text}", head.status),
+    }
+}

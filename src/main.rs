@@ -1,0 +1,92 @@
+//! Copies a node exporter's metrics to a Pushgateway: once, all or nothing, from cron.
+//!
+//! Data flows one way: [`cli`] -> [`lock`] -> [`exporter`] -> [`gateway`] -> [`exit`].
+
+mod address;
+mod cli;
+mod exit;
+mod exporter;
+mod exposition;
+mod gateway;
+mod group;
+mod http;
+mod lock;
+mod logging;
+mod proxy;
+mod socket;
+
+use std::io::{self, ErrorKind, Write};
+use std::process::{self, ExitCode};
+use std::{panic, thread};
+
+use anyhow::{Context, Result};
+use log::{error, info};
+
+use cli::Cli;
+use exit::Status;
+use lock::Lock;
+
+fn main() -> ExitCode {
+    // A bug has a status too, and one line.
+    panic::set_hook(Box::new(|bug| {
+        error!("this is a bug, please report it: {bug}");
+        process::exit(Status::Unexpected as i32);
+    }));
+    let cli = match Cli::load() {
+        Ok(cli) => cli,
+        Err(e) if !e.use_stderr() => {
+            // --help or --version; if nobody can read them, nobody minds.
+            let _ = e.print();
+            return Status::Done.into();
+        }
+        Err(e) => {
+            logging::init(None);
+            error!("{}", cli::explain(&e));
+            return Status::Usage.into();
+        }
+    };
+    logging::init(cli.level());
+    match run(&cli) {
+        Ok(()) => Status::Done.into(),
+        Err(e) => {
+            error!("{e:#}");
+            Status::of(&e).into()
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    // All that can be wrong with the options is found before anything is touched.
+    let exporter = cli.exporter()?;
+    let group = cli.group()?;
+    let gateway = cli.gateway(&group)?;
+
+    if cli.dry_run {
+        exporter.probe()?;
+        return print(&exporter.scrape()?.body);
+    }
+    let lock_file = match &cli.lock_file {
+        Some(path) => path.clone(),
+        None => lock::default_path(&gateway.url.to_string())?,
+    };
+    let _lock = Lock::take(&lock_file)?;
+    if cli.delete {
+        return gateway.delete();
+    }
+    let pause = cli.splay.mul_f64(group.share());
+    if !pause.is_zero() {
+        info!("sleeping {pause:?} of a splay of {:?}", cli.splay);
+        thread::sleep(pause);
+    }
+    exporter.probe()?;
+    gateway.push(&exporter.scrape()?)
+}
+
+fn print(body: &[u8]) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(body).and_then(|()| stdout.flush()) {
+        // A reader that has seen enough is no failure.
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write to stdout"),
+    }
+}

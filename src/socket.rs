@@ -1,0 +1,236 @@
+//! The TCP connection below ureq. It differs from ureq's own in what the forwarder promises:
+//! a time limit holds however slowly a peer drips or drinks, and a gateway that refuses a push
+//! before it has read all of it is still heard.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
+};
+use ureq::{Error, Timeout};
+
+/// Bytes of the input and the output buffer. They are zeroed for each connection, so ureq's
+/// default of 128 KiB each would cost more than all the rest of a small run.
+const BUFFER: usize = 16 * 1024;
+
+/// Opens [`Socket`]s.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    /// Whether a proxy is at the other end, which wants the whole URL in the request line.
+    pub proxied: bool,
+    /// Set when a peer stopped reading before all was sent.
+    pub cut: Arc<AtomicBool>,
+}
+
+impl Connector for Sockets {
+    type Out = Socket;
+
+    fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<Socket>, Error> {
+        let deadline = Deadline::new(details.timeout);
+        let mut last = Error::HostNotFound;
+        for (index, addr) in details.addrs.iter().enumerate() {
+            // Half of the time left for each but the last, so that a silent one is not the end.
+            let left = deadline
+                .left()
+                .map_err(|_| Error::Timeout(Timeout::Connect))?;
+            let is_last = index + 1 == details.addrs.len();
+            let share = if is_last { left } else { left / 2 };
+            match TcpStream::connect_timeout(addr, share.max(Duration::from_millis(1))) {
+                Ok(stream) => {
+                    stream.set_nonblocking(true)?;
+                    stream.set_nodelay(true)?;
+                    // A line of the request has to fit in, and the first holds the path.
+                    let output = BUFFER.max(details.uri.path().len() + 1024);
+                    return Ok(Some(Socket {
+                        stream,
+                        buffers: LazyBuffers::new(BUFFER, output),
+                        origin: self.proxied.then(|| origin(details.uri)),
+                        cut: Arc::clone(&self.cut),
+                    }));
+                }
+                Err(e) if e.kind() == ErrorKind::TimedOut => {
+                    last = Error::Timeout(Timeout::Connect);
+                }
+                Err(e) => last = e.into(),
+            }
+        }
+        Err(last)
+    }
+}
+
+/// A non-blocking TCP connection.
+#[derive(Debug)]
+pub struct Socket {
+    stream: TcpStream,
+    buffers: LazyBuffers,
+    /// What goes before the path in the next request line.
+    origin: Option<String>,
+    cut: Arc<AtomicBool>,
+}
+
+/// Sends all of `bytes`, unless the peer answers and reads no further, or is gone: then what is
+/// left is dropped and its answer, if there is one, can be read.
+fn send(
+    mut stream: &TcpStream,
+    cut: &AtomicBool,
+    mut bytes: &[u8],
+    deadline: &Deadline,
+) -> Result<(), Error> {
+    while !bytes.is_empty() && !cut.load(Ordering::Relaxed) {
+        match stream.write(bytes) {
+            Ok(sent) => bytes = &bytes[sent..],
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                let ready = deadline.wait(stream, PollFlags::OUT | PollFlags::IN)?;
+                if ready == PollFlags::IN {
+                    cut.store(true, Ordering::Relaxed);
+                }
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) if is_gone(&e) => cut.store(true, Ordering::Relaxed),
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
+impl Transport for Socket {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        let deadline = Deadline::new(timeout);
+        let mut output = &self.buffers.output()[..amount];
+        if let Some(origin) = self.origin.take() {
+            // The first bytes of the first request are METHOD, a space, and the path.
+            let path = output.iter().position(|&b| b == b'/').unwrap_or(0);
+            send(&self.stream, &self.cut, &output[..path], &deadline)?;
+            send(&self.stream, &self.cut, origin.as_bytes(), &deadline)?;
+            output = &output[path..];
+        }
+        send(&self.stream, &self.cut, output, &deadline)
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        let deadline = Deadline::new(timeout);
+        loop {
+            match self.stream.read(self.buffers.input_append_buf()) {
+                Ok(amount) => {
+                    self.buffers.input_appended(amount);
+                    return Ok(amount > 0);
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    deadline.wait(&self.stream, PollFlags::IN)?;
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    fn is_open(&mut self) -> bool {
+        // Neither ended nor with bytes that nobody asked for.
+        matches!(self.stream.peek(&mut [0]), Err(e) if e.kind() == ErrorKind::WouldBlock)
+    }
+}
+
+/// The `scheme://host:port` of a URL.
+fn origin(url: &Uri) -> String {
+    url.to_string()
+        .split('/')
+        .take(3)
+        .collect::<Vec<_>>()
+        .join("/")
+}
+
+/// Whether an error says that the peer has closed the connection.
+pub fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::BrokenPipe
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::UnexpectedEof
+    )
+}
+
+/// The end of a time limit.
+struct Deadline {
+    at: Instant,
+    reason: Timeout,
+}
+
+impl Deadline {
+    fn new(timeout: NextTimeout) -> Deadline {
+        // A limit is at most a day (see cli.rs); this keeps "no limit" from overflowing.
+        let after = (*timeout.after).min(Duration::from_secs(86_400));
+        Deadline {
+            at: Instant::now() + after,
+            reason: timeout.reason,
+        }
+    }
+
+    /// The time left, never zero.
+    fn left(&self) -> Result<Duration, Error> {
+        match self.at.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => Err(Error::Timeout(self.reason)),
+            left => Ok(left),
+        }
+    }
+
+    /// Waits until one of `flags`, or an error or the end of the connection, is there.
+    fn wait(&self, stream: &TcpStream, flags: PollFlags) -> Result<PollFlags, Error> {
+        loop {
+            let left = self.left()?;
+            let left = Timespec {
+                tv_sec: left.as_secs() as i64,
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            let mut fds = [PollFd::from_borrowed_fd(stream.as_fd(), flags)];
+            match poll(&mut fds, Some(&left)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return Ok(fds[0].revents()),
+                Err(e) => return Err(io::Error::from(e).into()),
+            }
+        }
+    }
+}
+
+/// Looks up the name to connect to: the proxy's where there is one.
+#[derive(Debug, Default)]
+pub struct Names {
+    /// The proxy.
+    pub proxy: Option<Uri>,
+}
+
+impl Resolver for Names {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        let uri = self.proxy.as_ref().unwrap_or(uri);
+        let host = uri.host().unwrap_or_default();
+        let is_address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+        // ureq keeps a look-up within a limit by a thread, which an address can do without.
+        let timeout = match is_address {
+            true => NextTimeout::default(),
+            false => timeout,
+        };
+        match DefaultResolver::default().resolve(uri, config, timeout) {
+            Err(Error::Timeout(_)) => Err(Error::Timeout(Timeout::Resolve)),
+            other => other,
+        }
+    }
+}
