@@ -1,0 +1,170 @@
+//! Fakes, for what no real program can be made to do.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// What a fake has been asked: the head and, if it read it, the body.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Request {
+    pub fn path(&self) -> &str {
+        self.head.split(' ').nth(1).unwrap_or_default()
+    }
+
+    fn length(&self) -> usize {
+        let head = self.head.to_ascii_lowercase();
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "));
+        length.map_or(0, |length| length.trim().parse().unwrap())
+    }
+}
+
+/// A server that answers as it is told. It ends with the process.
+pub struct Fake {
+    pub addr: String,
+    requests: Arc<Mutex<Vec<Request>>>,
+}
+
+impl Fake {
+    /// Reads each request whole and answers with what `answer` makes of its path, verbatim;
+    /// an empty answer is none, and closes the connection.
+    pub fn answering(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> Fake {
+        Fake::new(move |stream, seen| {
+            while let Some(mut request) = read_head(stream) {
+                read_body(stream, &mut request);
+                let reply = answer(request.path());
+                seen.lock().unwrap().push(request);
+                if reply.is_empty() || stream.write_all(&reply).is_err() {
+                    return;
+                }
+            }
+        })
+    }
+
+    /// Answers `/` as an exporter that is alive, and leaves all the rest to `behave`.
+    pub fn alive(behave: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Fake {
+        Fake::new(move |stream, seen| {
+            while let Some(request) = read_head(stream) {
+                let is_probe = request.path() == "/";
+                seen.lock().unwrap().push(request);
+                if !is_probe {
+                    return behave(stream);
+                }
+                stream.write_all(&answer(200, "", "alive")).unwrap();
+            }
+        })
+    }
+
+    /// Does with each connection what `behave` does.
+    pub fn raw(behave: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Fake {
+        Fake::new(move |stream, seen| {
+            seen.lock().unwrap().push(Request::default());
+            behave(stream);
+        })
+    }
+
+    fn new(serve: impl Fn(&mut TcpStream, &Mutex<Vec<Request>>) + Send + Sync + 'static) -> Fake {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&requests);
+        let serve = Arc::new(serve);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (serve, seen) = (Arc::clone(&serve), Arc::clone(&seen));
+                thread::spawn(move || serve(&mut stream.unwrap(), &seen));
+            }
+        });
+        Fake { addr, requests }
+    }
+
+    /// What passes to and from the server at `addr`, remembering the requests.
+    pub fn in_front_of(addr: &str) -> Fake {
+        let addr = addr.to_owned();
+        Fake::new(move |stream, seen| {
+            while let Some(mut request) = read_head(stream) {
+                read_body(stream, &mut request);
+                let mut server = TcpStream::connect(&addr).unwrap();
+                let head = request
+                    .head
+                    .replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+                server.write_all(head.as_bytes()).unwrap();
+                server.write_all(&request.body).unwrap();
+                seen.lock().unwrap().push(request);
+                let mut reply = Vec::new();
+                server.read_to_end(&mut reply).unwrap();
+                if stream.write_all(&reply).is_err() {
+                    return;
+                }
+            }
+        })
+    }
+
+    /// All that was asked so far.
+    pub fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+/// An answer of `status` with a Content-Length; `headers` end in CRLF each.
+pub fn answer(status: u16, headers: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!("HTTP/1.1 {status} Told\r\n{headers}Content-Length: {length}\r\n\r\n{body}").into()
+}
+
+/// An answer as an exporter gives it.
+pub fn text(body: &str) -> Vec<u8> {
+    answer(
+        200,
+        "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n",
+        body,
+    )
+}
+
+/// Reads the head of a request, `None` at the end of the connection.
+pub fn read_head(stream: &mut TcpStream) -> Option<Request> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        if stream.read(&mut byte).ok()? == 0 {
+            return None;
+        }
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).unwrap();
+    let body = Vec::new();
+    Some(Request { head, body })
+}
+
+fn read_body(stream: &mut TcpStream, request: &mut Request) {
+    let length = request.length() as u64;
+    let _ = stream.take(length).read_to_end(&mut request.body);
+}
+
+/// Writes `bytes` one at a time until the peer has had enough.
+pub fn drip(stream: &mut TcpStream, bytes: impl IntoIterator<Item = u8>) {
+    for byte in bytes {
+        if stream.write_all(&[byte]).is_err() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Keeps a connection open, in silence, until the peer closes it.
+pub fn hang(stream: &mut TcpStream) {
+    let _ = stream.read_to_end(&mut Vec::new());
+}
+
+/// Ends a connection with a reset.
+pub fn reset(stream: &TcpStream) {
+    rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO)).unwrap();
+}

@@ -1,0 +1,751 @@
+//! The fault matrix: whatever breaks, nothing false is pushed, and one line says what broke.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::fake::{Fake, answer, drip, hang, read_head, reset, text};
+use crate::stage::{Ended, Run, Server, families, free_port};
+
+const GOOD: &str = "# HELP a_metric What it is.\n# TYPE a_metric gauge\na_metric{b=\"c\"} 42\n";
+
+/// What the other side of a row got to see in the end.
+#[derive(Debug, PartialEq)]
+enum Stored {
+    Nothing,
+    Exactly(String),
+}
+use Stored::{Exactly, Nothing};
+
+/// One fault: what is wrong, and what a run makes of it.
+struct Row {
+    name: &'static str,
+    /// The exporter's address.
+    exporter: String,
+    /// `None`: a real Pushgateway, watched.
+    gateway: Option<Fake>,
+    variables: &'static [(&'static str, &'static str)],
+    status: i32,
+    says: &'static [&'static str],
+    stored: Stored,
+    /// Keeps the exporter's fake.
+    _fake: Option<Fake>,
+}
+
+/// A row with a broken exporter in front of a real Pushgateway.
+fn exporter(name: &'static str, fake: Fake, status: i32, says: &'static [&'static str]) -> Row {
+    Row {
+        name,
+        exporter: fake.addr.clone(),
+        gateway: None,
+        variables: &[],
+        status,
+        says,
+        stored: Nothing,
+        _fake: Some(fake),
+    }
+}
+
+/// A row with an exporter whose metrics are answered with these bytes.
+fn scrape(name: &'static str, reply: Vec<u8>, status: i32, says: &'static [&'static str]) -> Row {
+    let fake = Fake::alive(move |stream| stream.write_all(&reply).unwrap());
+    exporter(name, fake, status, says)
+}
+
+/// A row with a broken gateway behind a good exporter.
+fn gateway(name: &'static str, fake: Fake, status: i32, says: &'static [&'static str]) -> Row {
+    Row {
+        gateway: Some(fake),
+        ..scrape(name, text(GOOD), status, says)
+    }
+}
+
+/// A row with a gateway that reads a push and answers it with these bytes.
+fn push(name: &'static str, reply: Vec<u8>, status: i32, says: &'static [&'static str]) -> Row {
+    Row {
+        stored: Exactly(GOOD.into()),
+        ..gateway(name, Fake::answering(move |_| reply.clone()), status, says)
+    }
+}
+
+impl Row {
+    fn stores(self, what: &str) -> Row {
+        Row {
+            stored: Exactly(what.into()),
+            ..self
+        }
+    }
+
+    fn variables(self, variables: &'static [(&'static str, &'static str)]) -> Row {
+        Row { variables, ..self }
+    }
+}
+
+/// `n` bytes of exposition.
+fn megabytes(n: usize) -> String {
+    let mut body = String::new();
+    let mut i = 0;
+    while body.len() < n << 20 {
+        body += &format!("a_metric_with_a_name{{label=\"{i}\"}} {i}\n");
+        i += 1;
+    }
+    body
+}
+
+fn html() -> Vec<u8> {
+    answer(200, "Content-Type: text/html\r\n", "<html>Log in</html>")
+}
+
+fn exporter_rows() -> Vec<Row> {
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\n";
+    let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n");
+    let chunk = format!("{:x}\r\n{GOOD}\r\n", GOOD.len());
+    let (cut_length, cut_chunks) = (
+        format!("{head}Content-Length: 9999\r\n\r\n{GOOD}"),
+        format!("{chunked}{chunk}"),
+    );
+    let (stuck, dripping, endless) = (cut_length.clone(), chunked.clone(), cut_chunks.clone());
+    let (mut big, mut late) = (megabytes(12), cut_length.clone());
+    big.truncate(12_000_000);
+    big.truncate(big.rfind('\n').unwrap() + 1);
+    late.truncate(late.len() - 20);
+    const SHORT: &[(&str, &str)] = &[("EXPORTER_SCRAPE_TIMEOUT", "1")];
+    const SMALL: &[(&str, &str)] = &[("EXPORTER_MAX_BYTES", "1000")];
+
+    vec![
+        Row {
+            exporter: format!("127.0.0.1:{}", free_port()),
+            ..exporter(
+                "nothing listens",
+                Fake::raw(hang),
+                4,
+                &["exporter", "is down", "refused"],
+            )
+        },
+        exporter(
+            "never answers",
+            Fake::raw(hang),
+            4,
+            &["exporter", "is down", "within 0.5 s"],
+        )
+        .variables(&[("EXPORTER_PROBE_TIMEOUT", "0.5")]),
+        exporter(
+            "drips its first answer",
+            Fake::raw(|stream| drip(stream, b"HTTP/1.1 200 OK\r\nX: ".iter().copied().cycle())),
+            4,
+            &["exporter", "is down", "within 0.5 s"],
+        )
+        .variables(&[("EXPORTER_PROBE_TIMEOUT", "0.5")]),
+        exporter(
+            "closes unanswered",
+            Fake::raw(|_| ()),
+            4,
+            &["exporter", "is down", "connection"],
+        ),
+        exporter(
+            "answers 503",
+            Fake::answering(|_| answer(503, "", "starting up")),
+            4,
+            &["exporter", "is down", "503", "starting up"],
+        ),
+        exporter(
+            "speaks another protocol",
+            Fake::raw(|stream| {
+                stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").unwrap();
+                hang(stream);
+            }),
+            4,
+            &["exporter", "is down", "not valid HTTP"],
+        ),
+        exporter(
+            "headers without end",
+            Fake::raw(|stream| {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n");
+                while stream.write_all(b"X-Header: and another one\r\n").is_ok() {}
+            }),
+            4,
+            &["exporter", "is down", "too many headers"],
+        ),
+        exporter(
+            "a header without end",
+            Fake::raw(|stream| {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nX-Header: ");
+                while stream.write_all(b"and more and ").is_ok() {}
+            }),
+            4,
+            &["exporter", "is down", "head of the answer is too long"],
+        ),
+        exporter(
+            "no landing page",
+            Fake::answering(|path| match path {
+                "/metrics" => text(GOOD),
+                _ => answer(404, "", "404 page not found"),
+            }),
+            0,
+            &[],
+        )
+        .stores(GOOD),
+        exporter(
+            "landing page redirects",
+            Fake::answering(|path| match path {
+                "/metrics" => text(GOOD),
+                _ => answer(302, "Location: /metrics\r\n", ""),
+            }),
+            0,
+            &[],
+        )
+        .stores(GOOD),
+        exporter(
+            "landing page is cut short",
+            Fake::raw(|stream| {
+                let request = read_head(stream).unwrap();
+                if request.path() == "/" {
+                    stream
+                        .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhi")
+                        .unwrap();
+                } else {
+                    stream.write_all(&text(GOOD)).unwrap();
+                }
+            }),
+            0,
+            &[],
+        )
+        .stores(GOOD),
+        exporter(
+            "closes after each answer without a word",
+            Fake::raw(|stream| {
+                let request = read_head(stream).unwrap();
+                let reply = if request.path() == "/" {
+                    html()
+                } else {
+                    text(GOOD)
+                };
+                stream.write_all(&reply).unwrap();
+                // Late enough for the next request to be on its way.
+                thread::sleep(Duration::from_millis(50));
+            }),
+            0,
+            &[],
+        )
+        .stores(GOOD),
+        scrape(
+            "metrics 500",
+            answer(500, "", "boom"),
+            5,
+            &["exporter", "500", "boom"],
+        ),
+        scrape(
+            "metrics 401",
+            answer(401, "", "who?"),
+            5,
+            &["exporter", "401", "who?"],
+        ),
+        scrape(
+            "metrics 404",
+            answer(404, "", "none"),
+            5,
+            &["exporter", "404", "none"],
+        ),
+        scrape(
+            "metrics 204",
+            b"HTTP/1.1 204 No Content\r\n\r\n".into(),
+            5,
+            &["exporter", "204"],
+        ),
+        scrape(
+            "metrics 206",
+            answer(206, "Content-Type: text/plain\r\n", GOOD),
+            5,
+            &["exporter", "206"],
+        ),
+        scrape("HTML", html(), 5, &["exporter", "text/html"]),
+        scrape(
+            "HTML as text",
+            text("<html>\n"),
+            5,
+            &["exporter", "line 1", "<html>"],
+        ),
+        scrape(
+            "HTML untyped",
+            answer(200, "", "<html>\n"),
+            5,
+            &["exporter", "line 1", "<html>"],
+        ),
+        scrape(
+            "JSON",
+            answer(200, "Content-Type: application/json\r\n", "{\"a\": 1}"),
+            5,
+            &["exporter", "application/json"],
+        ),
+        scrape(
+            "JSON as text",
+            text("{\"a\": 1}"),
+            5,
+            &["exporter", "line 1"],
+        ),
+        scrape(
+            "OpenMetrics",
+            answer(
+                200,
+                "Content-Type: application/openmetrics-text; version=1.0.0\r\n",
+                "a_total 1\n# EOF\n",
+            ),
+            5,
+            &["exporter", "openmetrics"],
+        ),
+        scrape(
+            "OpenMetrics as text",
+            text("a 1\n# EOF\n"),
+            5,
+            &["exporter", "OpenMetrics"],
+        ),
+        scrape(
+            "another version of the text format",
+            answer(200, "Content-Type: text/plain; version=1.0.0\r\n", GOOD),
+            5,
+            &["exporter", "version=1.0.0"],
+        ),
+        scrape("empty", text(""), 5, &["exporter", "empty"]),
+        scrape(
+            "comments only",
+            text("# HELP a b\n# TYPE a gauge\n"),
+            5,
+            &["exporter", "no sample"],
+        ),
+        scrape(
+            "error in the middle",
+            text("a 1\nError: no\n"),
+            5,
+            &["exporter", "line 2", "Error"],
+        ),
+        scrape(
+            "compressed, unasked",
+            answer(
+                200,
+                "Content-Type: text/plain\r\nContent-Encoding: gzip\r\n",
+                "\x1f",
+            ),
+            5,
+            &["exporter", "gzip"],
+        ),
+        scrape(
+            "cut short, with a length",
+            cut_length.into(),
+            5,
+            &["exporter", "too early"],
+        ),
+        scrape(
+            "cut short, with chunks",
+            cut_chunks.clone().into(),
+            5,
+            &["exporter", "nothing was"],
+        ),
+        scrape(
+            "cut short, within a chunk",
+            format!("{chunked}ffff\r\n{GOOD}").into(),
+            5,
+            &["exporter", "nothing was pushed"],
+        ),
+        scrape(
+            "neither length nor chunks",
+            format!("{head}\r\n{GOOD}").into(),
+            5,
+            &["exporter", "neither a length nor chunks"],
+        ),
+        exporter(
+            "cut short by a reset",
+            Fake::alive(move |stream| {
+                stream.write_all(late.as_bytes()).unwrap();
+                // Let it arrive: a reset also takes back what is still on its way.
+                thread::sleep(Duration::from_millis(50));
+                reset(stream);
+            }),
+            5,
+            &["exporter", "nothing was pushed"],
+        ),
+        exporter("hangs", Fake::alive(hang), 5, &["exporter", "within 1 s"]).variables(SHORT),
+        exporter(
+            "hangs in the middle",
+            Fake::alive(move |stream| {
+                stream.write_all(stuck.as_bytes()).unwrap();
+                hang(stream);
+            }),
+            5,
+            &["exporter", "within 1 s"],
+        )
+        .variables(SHORT),
+        exporter(
+            "drips",
+            Fake::alive(move |stream| {
+                stream.write_all(dripping.as_bytes()).unwrap();
+                drip(stream, b"1\r\n#\r\n".iter().copied().cycle());
+            }),
+            5,
+            &["exporter", "within 1 s"],
+        )
+        .variables(SHORT),
+        exporter(
+            "endless",
+            Fake::alive(move |stream| {
+                let _ = stream.write_all(endless.as_bytes());
+                while stream.write_all(chunk.as_bytes()).is_ok() {}
+            }),
+            5,
+            &["exporter", "larger than 1000 bytes", "EXPORTER_MAX_BYTES"],
+        )
+        .variables(SMALL),
+        scrape(
+            "redirect",
+            answer(302, "Location: http://elsewhere.example/metrics\r\n", ""),
+            5,
+            &["exporter", "302", "http://elsewhere.example/metrics"],
+        ),
+        scrape("last newline missing", text(GOOD.trim_end()), 0, &[]).stores(GOOD),
+        scrape("in chunks", format!("{cut_chunks}0\r\n\r\n").into(), 0, &[]).stores(GOOD),
+        scrape("untyped", answer(200, "", GOOD), 0, &[]).stores(GOOD),
+        scrape("12 MB", text(&big), 0, &[]).stores(&big),
+        scrape("as large as allowed", text(GOOD), 0, &[])
+            .stores(GOOD)
+            .variables(&[("EXPORTER_MAX_BYTES", "75")]),
+        scrape(
+            "larger than allowed",
+            text(&megabytes(1)),
+            5,
+            &["exporter", "larger than 1000 bytes"],
+        )
+        .variables(SMALL),
+        scrape("a proxy that is not there", text(GOOD), 0, &[])
+            .stores(GOOD)
+            .variables(&[
+                ("http_proxy", "http://127.0.0.1:1"),
+                ("ALL_PROXY", "http://127.0.0.1:1"),
+                // Only the gateway goes by this name.
+                ("no_proxy", "localhost"),
+            ]),
+    ]
+}
+
+fn gateway_rows() -> Vec<Row> {
+    const SHORT: &[(&str, &str)] = &[("PGW_PUSH_TIMEOUT", "1")];
+    let refusing = |head_only: fn(&mut TcpStream)| {
+        Fake::raw(move |stream| {
+            read_head(stream).unwrap();
+            stream
+                .write_all(&answer(400, "Connection: close\r\n", "too many tins"))
+                .unwrap();
+            head_only(stream);
+        })
+    };
+    let several_mb = |row: Row| {
+        let body = text(&megabytes(8));
+        let fake = Fake::alive(move |stream| {
+            let _ = stream.write_all(&body);
+        });
+        Row {
+            exporter: fake.addr.clone(),
+            _fake: Some(fake),
+            ..row
+        }
+    };
+    let told = |status: u16, body: &'static str| answer(status, "", body);
+    let moved = |status| answer(status, "Location: https://new.example/p\r\n", "");
+
+    vec![
+        Row {
+            variables: &[("PGW_ADDR", "127.0.0.1:1")],
+            ..gateway(
+                "nothing listens",
+                Fake::raw(hang),
+                6,
+                &["gateway", "unreachable", "refused"],
+            )
+        },
+        Row {
+            variables: &[("PGW_ADDR", "no-such-host.invalid:9091")],
+            ..gateway(
+                "no such name",
+                Fake::raw(hang),
+                6,
+                &["gateway", "unreachable", "no-such-host"],
+            )
+        },
+        gateway(
+            "hangs",
+            Fake::raw(hang),
+            6,
+            &["gateway", "unreachable", "within 1 s"],
+        )
+        .variables(SHORT),
+        gateway(
+            "closes unanswered",
+            Fake::raw(|_| ()),
+            6,
+            &["gateway", "unreachable"],
+        ),
+        push(
+            "reads and closes unanswered",
+            vec![],
+            6,
+            &["gateway", "unreachable", "too early"],
+        ),
+        gateway(
+            "resets midway",
+            Fake::raw(|stream| {
+                stream.read_exact(&mut [0; 100]).unwrap();
+                reset(stream);
+            }),
+            6,
+            &["gateway", "unreachable"],
+        ),
+        several_mb(gateway(
+            "resets midway through several MB",
+            Fake::raw(|stream| {
+                stream.read_exact(&mut [0; 100_000]).unwrap();
+                reset(stream);
+            }),
+            6,
+            &["gateway", "unreachable"],
+        )),
+        gateway(
+            "drips its answer",
+            Fake::raw(|stream| {
+                read_head(stream).unwrap();
+                drip(stream, b"HTTP/1.1 200 OK\r\nX: ".iter().copied().cycle());
+            }),
+            6,
+            &["gateway", "unreachable", "within 1 s"],
+        )
+        .variables(SHORT),
+        several_mb(gateway(
+            "reads a few bytes at a time",
+            Fake::raw(|stream| {
+                while stream.read(&mut [0; 1000]).is_ok_and(|n| n > 0) {
+                    thread::sleep(Duration::from_millis(20));
+                }
+            }),
+            6,
+            &["gateway", "unreachable", "within 1 s"],
+        ))
+        .variables(SHORT),
+        push(
+            "400 with a reason",
+            told(400, "bad\n tins\x1b[2J"),
+            7,
+            &["400", "bad tins\\u{1b}[2J"],
+        ),
+        several_mb(gateway(
+            "400 before the body has been read, then closes",
+            refusing(|_| ()),
+            7,
+            &["gateway", "refused", "400", "too many tins"],
+        )),
+        several_mb(gateway(
+            "400 before the body has been read, and reads no more",
+            refusing(|_| thread::sleep(Duration::from_secs(30))),
+            7,
+            &["gateway", "refused", "400", "too many tins"],
+        )),
+        several_mb(gateway(
+            "200 before the body has been read",
+            Fake::raw(|stream| {
+                read_head(stream).unwrap();
+                stream.write_all(&answer(200, "", "")).unwrap();
+            }),
+            6,
+            &["gateway", "200", "before it had read all"],
+        )),
+        gateway(
+            "400 whose reason is cut short",
+            Fake::raw(|stream| {
+                read_head(stream).unwrap();
+                stream.read_exact(&mut [0; GOOD.len()]).unwrap();
+                stream
+                    .write_all(b"HTTP/1.1 400 Bad\r\nContent-Length: 99\r\n\r\nbecau")
+                    .unwrap();
+            }),
+            7,
+            &["gateway", "refused", "400", "becau"],
+        ),
+        push(
+            "401",
+            told(401, "who?"),
+            7,
+            &["gateway", "refused", "401", "who?"],
+        ),
+        push(
+            "404",
+            told(404, "gone"),
+            7,
+            &["gateway", "404", "gone", "path prefix", "PGW_ADDR"],
+        ),
+        push(
+            "413",
+            told(413, "too big"),
+            7,
+            &["gateway", "413", "too big", "limit"],
+        ),
+        push(
+            "500",
+            told(500, "boom"),
+            7,
+            &["gateway", "refused", "500", "boom"],
+        ),
+        push(
+            "503",
+            told(503, "later"),
+            7,
+            &["gateway", "refused", "503", "later"],
+        ),
+        push(
+            "301",
+            moved(301),
+            7,
+            &["gateway", "301", "https://new.example/p"],
+        ),
+        push(
+            "307",
+            moved(307),
+            7,
+            &["gateway", "307", "https://new.example/p"],
+        ),
+        push(
+            "304",
+            b"HTTP/1.1 304 Not Modified\r\n\r\n".into(),
+            7,
+            &["gateway", "304"],
+        ),
+        push("202", told(202, ""), 0, &[]),
+        push("204", b"HTTP/1.1 204 No Content\r\n\r\n".into(), 0, &[]),
+        Row {
+            stored: Exactly(GOOD.into()),
+            ..gateway(
+                "answers after 3 s",
+                Fake::answering(|_| {
+                    thread::sleep(Duration::from_secs(3));
+                    answer(200, "", "")
+                }),
+                0,
+                &[],
+            )
+        },
+        Row {
+            variables: &[("http_proxy", "http://127.0.0.1:1")],
+            ..gateway(
+                "a proxy that is not there",
+                Fake::raw(hang),
+                6,
+                &[
+                    "gateway",
+                    "unreachable",
+                    "through the proxy 127.0.0.1:1",
+                    "refused",
+                ],
+            )
+        },
+    ]
+}
+
+/// Rows that a real Pushgateway refuses by itself.
+fn refused_rows() -> Vec<Row> {
+    vec![
+        scrape(
+            "a timestamp",
+            text("a 1 1700000000000\n"),
+            7,
+            &["gateway", "400", "timestamp"],
+        ),
+        scrape(
+            "labels that do not parse",
+            text("a{b=c} 1\n"),
+            7,
+            &["gateway", "400", "parsing"],
+        ),
+        scrape("a sample twice", text("a 1\na 1\n"), 7, &["gateway", "400"]),
+    ]
+}
+
+/// Runs one row. A name for the gateway that is not the exporter's: see the proxy's row.
+fn run(row: &Row, instance: &str, pushgateway: &Server) {
+    let watch = Fake::in_front_of(&pushgateway.addr);
+    let fake = row.gateway.as_ref().unwrap_or(&watch);
+    let port = fake.addr.rsplit_once(':').unwrap().1;
+    let run = Run::new(&row.exporter, &format!("localhost:{port}")).instance(instance);
+    let run = row
+        .variables
+        .iter()
+        .fold(run, |run, (name, value)| run.env(name, value));
+    let ended: Ended = run.end();
+
+    let name = row.name;
+    let refused_by_real = row.gateway.is_none() && row.status == 7;
+    if row.status == 0 {
+        assert_eq!(
+            (ended.status, ended.stderr.as_str()),
+            (Some(0), ""),
+            "{name}"
+        );
+    } else {
+        assert_eq!(ended.status, Some(row.status), "{name}: {ended:?}");
+        ended.failed(row.status, row.says);
+    }
+    // The longest limit is the default of 10 s, and no row should come near it.
+    assert!(ended.took < Duration::from_secs(8), "{name}: {ended:?}");
+
+    let pushes = fake.requests();
+    match &row.stored {
+        Nothing if row.gateway.is_none() => {
+            assert_eq!(pushes.len(), usize::from(refused_by_real), "{name}");
+        }
+        Nothing => assert!(pushes.iter().all(|push| push.body.is_empty()), "{name}"),
+        Exactly(body) => {
+            assert_eq!(pushes.len(), 1, "{name}");
+            assert!(
+                pushes[0].body == body.as_bytes(),
+                "{name}: other bytes were pushed"
+            );
+        }
+    }
+    if row.gateway.is_none() {
+        match (row.status, pushgateway.group(instance)) {
+            (0, group) => assert!(!families(&group.unwrap()).is_empty(), "{name}"),
+            // A refusal leaves its mark, but no data.
+            (7, Some(group)) => assert!(families(&group).is_empty(), "{name}: {group}"),
+            (_, group) => assert!(group.is_none(), "{name}: {group:?}"),
+        }
+    }
+}
+
+#[test]
+fn every_fault_has_its_status_its_line_and_leaves_nothing_false() {
+    let pushgateway = Server::pushgateway(&[]);
+    let rows: Vec<Row> = [exporter_rows(), gateway_rows(), refused_rows()]
+        .into_iter()
+        .flatten()
+        .collect();
+    // Most of them wait for a limit, so many can run at a time.
+    let next = AtomicUsize::new(0);
+    let failed = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while let Some(row) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let run = || run(row, &format!("fault: {}", row.name), &pushgateway);
+                    if catch_unwind(AssertUnwindSafe(run)).is_err() {
+                        failed.lock().unwrap().push(row.name);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    assert!(
+        failed.is_empty(),
+        "{} of {} rows failed: {failed:?}",
+        failed.len(),
+        rows.len()
+    );
+}

@@ -1,0 +1,288 @@
+//! One run at a time for each group, whatever happened to the one before.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use rustix::process::geteuid;
+
+use crate::fake::{Fake, answer, hang, text};
+use crate::stage::{Ended, FORWARDER, Run, Server, can_or_skips, wait_for};
+
+/// A user that is not the one that runs the tests.
+const NOBODY: u32 = 65534;
+
+/// An exporter that is alive and never says more, so that a run holds its lock.
+fn stuck() -> Fake {
+    Fake::alive(hang)
+}
+
+/// A run that holds the lock at `lock`, once it does.
+fn holder(exporter: &Fake, gateway: &str, lock: &Path) -> Child {
+    let child = locked(Run::new(&exporter.addr, gateway), lock).start();
+    wait_for("the scrape", || {
+        exporter
+            .requests()
+            .iter()
+            .find(|r| r.path() == "/metrics")
+            .cloned()
+    });
+    child
+}
+
+fn locked(run: Run, lock: &Path) -> Run {
+    run.env("FORWARDER_LOCK_FILE", lock.to_str().unwrap())
+}
+
+fn kill(mut child: Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_second_run_for_the_group_leaves_at_once_and_names_the_first() {
+    let (exporter, gateway) = (stuck(), Fake::answering(|_| answer(200, "", "")));
+    let runtime = tempfile::tempdir().unwrap();
+    let run = |addr: &str| {
+        let run = Run::new(addr, &gateway.addr).instance("one");
+        run.env("XDG_RUNTIME_DIR", runtime.path().to_str().unwrap())
+    };
+    let first = run(&exporter.addr).start();
+    wait_for("the scrape", || {
+        (exporter.requests().len() == 2).then_some(())
+    });
+
+    let second = run(&exporter.addr).end();
+    second.failed(3, &["another run", &format!("PID {}", first.id())]);
+    assert_eq!(
+        exporter.requests().len(),
+        2,
+        "the second run has contacted the exporter"
+    );
+
+    // Another group's run goes its way, and pushes.
+    let alive = Fake::answering(|_| text("a 1\n"));
+    run(&alive.addr).instance("two").end().succeeded();
+    run(&alive.addr).env("PGW_LABELS", "a=b").end().succeeded();
+    assert_eq!(gateway.requests().len(), 2);
+
+    // And so does the next run after a holder that was killed.
+    kill(first);
+    run(&alive.addr).end().succeeded();
+    assert_eq!(gateway.requests().len(), 3);
+}
+
+#[test]
+fn two_runs_at_once_for_two_groups_both_push() {
+    let (exporter, gateway) = (Server::node_exporter(), Server::pushgateway(&[]));
+    let runs = ["a", "b"].map(|i| Run::new(&exporter.addr, &gateway.addr).instance(i).start());
+    for run in runs {
+        Ended::new(run.wait_with_output().unwrap(), Duration::ZERO).succeeded();
+    }
+    assert!(gateway.group("a").is_some() && gateway.group("b").is_some());
+}
+
+#[test]
+fn of_fifty_runs_started_together_those_that_did_not_overlap_push() {
+    let (exporter, gateway) = (Server::node_exporter(), Server::pushgateway(&[]));
+    let runs: Vec<Child> = (0..50)
+        .map(|_| Run::new(&exporter.addr, &gateway.addr).start())
+        .collect();
+    let mut pushed = 0;
+    for run in runs {
+        let ended = Ended::new(run.wait_with_output().unwrap(), Duration::ZERO);
+        match ended.status {
+            Some(0) => {
+                ended.succeeded();
+                pushed += 1;
+            }
+            _ => ended.failed(3, &["another run (PID "]),
+        }
+    }
+    assert!(pushed > 0);
+    assert_eq!(gateway.pushes(), pushed);
+}
+
+#[test]
+fn a_delete_waits_for_no_push() {
+    let (exporter, gateway) = (stuck(), Fake::answering(|_| answer(202, "", "")));
+    let directory = tempfile::tempdir().unwrap();
+    let lock = directory.path().join("lock");
+    let first = holder(&exporter, &gateway.addr, &lock);
+    let delete = || {
+        locked(Run::new("127.0.0.1:1", &gateway.addr), &lock)
+            .arg("--delete")
+            .end()
+    };
+    delete().failed(3, &["another run"]);
+    kill(first);
+    delete().succeeded();
+    assert_eq!(gateway.requests().len(), 1);
+}
+
+#[test]
+fn the_lock_file_holds_the_pid_and_stays() {
+    let (exporter, gateway) = (stuck(), Fake::answering(|_| answer(200, "", "")));
+    let directory = tempfile::tempdir().unwrap();
+    let lock = directory.path().join("lock");
+    fs::write(
+        &lock,
+        "4194304 is longer than this run's PID, and is replaced\n",
+    )
+    .unwrap();
+    let first = holder(&exporter, &gateway.addr, &lock);
+    assert_eq!(
+        fs::read_to_string(&lock).unwrap(),
+        format!("{}\n", first.id())
+    );
+    kill(first);
+
+    let alive = Fake::answering(|_| text("a 1\n"));
+    locked(Run::new(&alive.addr, &gateway.addr), &lock)
+        .end()
+        .succeeded();
+    assert_eq!(
+        fs::read_to_string(&lock).unwrap(),
+        "",
+        "a released lock names nobody"
+    );
+}
+
+/// Runs that must be refused by the lock alone: nothing is at either address.
+fn refused(lock: &Path, words: &[&str]) {
+    let ended = locked(Run::new("127.0.0.1:1", "127.0.0.1:1"), lock).end();
+    ended.failed(
+        1,
+        &[
+            &["lock file", lock.to_str().unwrap(), "FORWARDER_LOCK_FILE"],
+            words,
+        ]
+        .concat(),
+    );
+}
+
+#[test]
+fn what_is_not_a_lock_file_of_this_user_is_refused_and_untouched() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let target = path("target");
+    fs::write(&target, "precious").unwrap();
+
+    symlink(&target, path("link")).unwrap();
+    refused(&path("link"), &["symbolic link"]);
+    symlink(path("nowhere"), path("dangling")).unwrap();
+    refused(&path("dangling"), &["symbolic link"]);
+    assert!(!path("nowhere").exists());
+
+    fs::hard_link(&target, path("second name")).unwrap();
+    refused(&path("second name"), &["hard link"]);
+
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        path("fifo"),
+        rustix::fs::FileType::Fifo,
+        0o600.into(),
+        0,
+    )
+    .unwrap();
+    refused(&path("fifo"), &["not a regular file"]);
+    refused(directory.path(), &["directory"]);
+    refused(Path::new("/dev/null"), &[]);
+    refused(&path("no such directory/lock"), &["No such file"]);
+    assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+}
+
+#[test]
+fn a_lock_file_of_another_user_is_refused_and_untouched() {
+    if !can_or_skips(
+        geteuid().is_root(),
+        "a lock file of another user needs root",
+    ) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let lock = directory.path().join("lock");
+    fs::write(&lock, "theirs").unwrap();
+    chown(&lock, Some(NOBODY), Some(NOBODY)).unwrap();
+    refused(&lock, &["belongs to user 65534"]);
+    assert_eq!(fs::read_to_string(&lock).unwrap(), "theirs");
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let lock = directory.path().join("lock");
+    let program = directory.path().join("pgw-forwarder");
+    fs::copy(FORWARDER, &program).unwrap();
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o555)).unwrap();
+
+    // Root can write everywhere.
+    let unprivileged = match geteuid().is_root() {
+        true => NOBODY,
+        false => geteuid().as_raw(),
+    };
+    let output = Command::new(&program)
+        .env_clear()
+        .env("FORWARDER_LOCK_FILE", &lock)
+        .uid(unprivileged)
+        .output()
+        .unwrap();
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+    Ended::new(output, Duration::ZERO).failed(1, &["lock file", "Permission denied"]);
+}
+
+#[test]
+fn the_default_directory_has_to_be_this_users_alone() {
+    let gateway = Fake::answering(|_| answer(200, "", ""));
+    let exporter = Fake::answering(|_| text("a 1\n"));
+    let temporary = tempfile::tempdir().unwrap();
+    let own = temporary
+        .path()
+        .join(format!("pgw-forwarder-{}", geteuid().as_raw()));
+    let run = || {
+        let run = Run::new(&exporter.addr, &gateway.addr);
+        run.env("TMPDIR", temporary.path().to_str().unwrap())
+    };
+    let system = fs::metadata("/run/pgw-forwarder");
+    let is_node = system.is_ok_and(|found| found.uid() == geteuid().as_raw());
+    assert!(
+        !is_node,
+        "/run/pgw-forwarder comes first, and is this user's"
+    );
+
+    run().end().succeeded();
+    assert_eq!(
+        fs::metadata(&own).unwrap().permissions().mode() & 0o777,
+        0o700
+    );
+    assert_eq!(fs::read_dir(&own).unwrap().count(), 1);
+
+    fs::set_permissions(&own, Permissions::from_mode(0o777)).unwrap();
+    run().end().failed(
+        1,
+        &["directory", own.to_str().unwrap(), "FORWARDER_LOCK_FILE"],
+    );
+
+    fs::rename(&own, temporary.path().join("elsewhere")).unwrap();
+    symlink("elsewhere", &own).unwrap();
+    fs::set_permissions(
+        temporary.path().join("elsewhere"),
+        Permissions::from_mode(0o700),
+    )
+    .unwrap();
+    run().end().failed(1, &["directory", own.to_str().unwrap()]);
+
+    // What is not this user's alone is passed over, not used.
+    let runtime = tempfile::tempdir().unwrap();
+    fs::set_permissions(runtime.path(), Permissions::from_mode(0o777)).unwrap();
+    let with_runtime = || run().env("XDG_RUNTIME_DIR", runtime.path().to_str().unwrap());
+    with_runtime()
+        .end()
+        .failed(1, &["directory", own.to_str().unwrap()]);
+    fs::set_permissions(runtime.path(), Permissions::from_mode(0o700)).unwrap();
+    with_runtime().end().succeeded();
+    assert_eq!(fs::read_dir(runtime.path()).unwrap().count(), 1);
+}

@@ -1,0 +1,9 @@
+//! What a user relies on, against the real programs. `tests/run.sh` installs them and runs this.
+
+mod demo;
+mod fake;
+mod faults;
+mod input;
+mod lock;
+mod pipeline;
+mod stage;

@@ -1,0 +1,353 @@
+//! The stage: the real programs on free ports, and the forwarder.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+use std::{env, fs, process, thread};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The program under test.
+pub const FORWARDER: &str = env!("CARGO_BIN_EXE_pgw-forwarder");
+
+/// A port of the loopback interface that nothing listens on. It lies below the range from which
+/// the kernel takes ports for outgoing connections, and no other test of this process gets it.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = process::id() as u16 % 100 * 100;
+    loop {
+        let port = 15_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 16_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Waits until `condition` returns something.
+pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "{what}: not within a minute"
+        );
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The body of a page, if its status is 200.
+pub fn get(url: &str) -> Option<String> {
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .proxy(None)
+        .timeout_global(Some(Duration::from_secs(10)))
+        .build()
+        .into();
+    let body = agent.get(url).call().ok()?.into_body().into_with_config();
+    body.limit(u64::MAX).read_to_string().ok()
+}
+
+/// A real program that serves HTTP on a port of its own until it is dropped.
+pub struct Server {
+    pub addr: String,
+    process: Child,
+    directory: TempDir,
+}
+
+impl Server {
+    /// Starts the program `names` (the first that is installed) on `host`, with the arguments
+    /// that `args` makes of its address and directory, and waits for its page `ready`, or, if
+    /// that is empty, until it accepts connections.
+    fn start(
+        names: &[&str],
+        host: &str,
+        ready: &str,
+        args: impl Fn(&str, &Path) -> Vec<String>,
+    ) -> Server {
+        let program = names
+            .iter()
+            .find(|name| is_installed(name))
+            .unwrap_or_else(|| {
+                panic!("none of {names:?} is installed: tests/run.sh does that");
+            });
+        for _ in 0..5 {
+            let directory = tempfile::tempdir().unwrap();
+            let addr = format!("{host}:{}", free_port());
+            let log = File::create(directory.path().join("log")).unwrap();
+            let process = Command::new(program)
+                .args(args(&addr, directory.path()))
+                .stdout(log.try_clone().unwrap())
+                .stderr(log)
+                .spawn()
+                .unwrap();
+            let mut server = Server {
+                addr,
+                process,
+                directory,
+            };
+            let url = format!("http://{}{ready}", server.addr);
+            let is_up = wait_for(&url, || match server.process.try_wait().unwrap() {
+                Some(_) => Some(false),
+                None if ready.is_empty() => TcpStream::connect(&server.addr).ok().map(|_| true),
+                None => get(&url).map(|_| true),
+            });
+            if is_up {
+                return server;
+            }
+            // Another program may have been faster to take the port.
+            eprintln!("{program}: {}", server.log());
+        }
+        panic!("{program} does not start");
+    }
+
+    pub fn node_exporter() -> Server {
+        Server::node_exporter_on("127.0.0.1")
+    }
+
+    pub fn node_exporter_on(host: &str) -> Server {
+        let names = ["prometheus-node-exporter", "node_exporter"];
+        Server::start(&names, host, "/", |addr, _| {
+            vec![
+                format!("--web.listen-address={addr}"),
+                "--web.disable-exporter-metrics".into(),
+            ]
+        })
+    }
+
+    pub fn pushgateway(extra: &[&str]) -> Server {
+        Server::pushgateway_on("127.0.0.1", extra)
+    }
+
+    pub fn pushgateway_on(host: &str, extra: &[&str]) -> Server {
+        let names = ["prometheus-pushgateway", "pushgateway"];
+        let prefix = extra
+            .iter()
+            .find_map(|arg| arg.strip_prefix("--web.route-prefix="));
+        let ready = format!("{}/-/ready", prefix.unwrap_or_default());
+        Server::start(&names, host, &ready, |addr, _| {
+            let mut args = vec![
+                format!("--web.listen-address={addr}"),
+                "--persistence.file=".into(),
+            ];
+            args.extend(extra.iter().map(|arg| (*arg).to_owned()));
+            args
+        })
+    }
+
+    /// A Prometheus that scrapes `gateway` every second, as it has to be scraped.
+    pub fn prometheus(gateway: &Server) -> Server {
+        Server::start(
+            &["prometheus"],
+            "127.0.0.1",
+            "/-/ready",
+            |addr, directory| {
+                let config = directory.join("prometheus.yml");
+                let text = format!(
+                    "scrape_configs:\n- job_name: pushgateway\n  honor_labels: true\n  \
+                 scrape_interval: 1s\n  static_configs:\n  - targets: ['{}']\n",
+                    gateway.addr
+                );
+                fs::write(&config, text).unwrap();
+                vec![
+                    format!("--config.file={}", config.display()),
+                    format!("--storage.tsdb.path={}", directory.join("data").display()),
+                    format!("--web.listen-address={addr}"),
+                ]
+            },
+        )
+    }
+
+    /// A forward proxy, with `extra` lines in its configuration.
+    pub fn tinyproxy(extra: &str) -> Server {
+        Server::start(&["tinyproxy"], "127.0.0.1", "", |addr, directory| {
+            let config = directory.join("tinyproxy.conf");
+            let (host, port) = addr.rsplit_once(':').unwrap();
+            fs::write(&config, format!("Listen {host}\nPort {port}\n{extra}\n")).unwrap();
+            vec!["-d".into(), "-c".into(), config.display().to_string()]
+        })
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap()
+    }
+
+    /// A page of this server.
+    pub fn page(&self, path: &str) -> String {
+        let url = format!("http://{}{path}", self.addr);
+        get(&url).unwrap_or_else(|| panic!("{url} does not answer"))
+    }
+
+    /// The groups on this Pushgateway: their labels, and their families as its API shows them.
+    pub fn groups(&self) -> Vec<(BTreeMap<String, String>, Value)> {
+        let answer: Value = serde_json::from_str(&self.page("/api/v1/metrics")).unwrap();
+        let groups = answer["data"].as_array().unwrap().iter();
+        groups
+            .map(|group| {
+                (
+                    serde_json::from_value(group["labels"].clone()).unwrap(),
+                    group.clone(),
+                )
+            })
+            .collect()
+    }
+
+    /// The group of `instance` on this Pushgateway.
+    pub fn group(&self, instance: &str) -> Option<Value> {
+        let mut groups = self.groups().into_iter();
+        groups
+            .find(|(labels, _)| labels["instance"] == instance)
+            .map(|(_, group)| group)
+    }
+
+    /// How many pushes this Pushgateway has taken.
+    pub fn pushes(&self) -> u64 {
+        let name = "pushgateway_http_push_size_bytes_count{method=\"post\"} ";
+        let page = self.page("/metrics");
+        let line = page.lines().find_map(|line| line.strip_prefix(name));
+        line.map_or(0, |count| count.parse().unwrap())
+    }
+
+    /// The answer of this Prometheus to a query, as soon as there is one.
+    pub fn query(&self, promql: &str) -> Value {
+        let query =
+            percent_encoding::utf8_percent_encode(promql, percent_encoding::NON_ALPHANUMERIC);
+        wait_for(promql, || {
+            let page = self.page(&format!("/api/v1/query?query={query}"));
+            let answer: Value = serde_json::from_str(&page).unwrap();
+            answer["data"]["result"].as_array()?.first().cloned()
+        })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn is_installed(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
+/// One run of the forwarder, with nothing in its environment but what a test sets.
+pub struct Run(Command);
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: Option<i32>,
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+    pub took: Duration,
+}
+
+impl Run {
+    pub fn new(exporter: &str, gateway: &str) -> Run {
+        let mut run = Run(Command::new(FORWARDER));
+        // Without it the lock files of all these groups would stay in the machine's own.
+        run.0
+            .env_clear()
+            .env("TMPDIR", env!("CARGO_TARGET_TMPDIR"))
+            .stdin(Stdio::null());
+        run.env("EXPORTER_ADDR", exporter).env("PGW_ADDR", gateway)
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Run {
+        self.0.env(name, value);
+        self
+    }
+
+    pub fn arg(mut self, arg: &str) -> Run {
+        self.0.arg(arg);
+        self
+    }
+
+    pub fn args(mut self, args: &[&str]) -> Run {
+        self.0.args(args);
+        self
+    }
+
+    pub fn instance(self, instance: &str) -> Run {
+        self.env("PGW_INSTANCE", instance)
+    }
+
+    pub fn start(mut self) -> Child {
+        self.0
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    pub fn end(self) -> Ended {
+        let start = Instant::now();
+        let output = self.start().wait_with_output().unwrap();
+        Ended::new(output, start.elapsed())
+    }
+}
+
+impl Ended {
+    pub fn new(output: Output, took: Duration) -> Ended {
+        Ended {
+            status: output.status.code(),
+            stdout: output.stdout,
+            stderr: String::from_utf8(output.stderr).unwrap(),
+            took,
+        }
+    }
+
+    /// Asserts success, which is silent.
+    #[track_caller]
+    pub fn succeeded(&self) {
+        assert_eq!((self.status, self.stderr.as_str()), (Some(0), ""));
+    }
+
+    /// Asserts a failure that is told on one line with all of `words`.
+    #[track_caller]
+    pub fn failed(&self, status: i32, words: &[&str]) {
+        assert_eq!(self.status, Some(status), "{self:?}");
+        assert_eq!(self.stderr.lines().count(), 1, "{self:?}");
+        assert!(
+            self.stderr.starts_with("pgw-forwarder: error: "),
+            "{self:?}"
+        );
+        for word in words {
+            assert!(self.stderr.contains(word), "{word:?} is not in {self:?}");
+        }
+        assert!(self.stdout.is_empty(), "{self:?}");
+    }
+}
+
+/// The names of the families that were pushed to a group, without those of the gateway's own.
+pub fn families(group: &Value) -> Vec<String> {
+    let own = [
+        "labels",
+        "last_push_successful",
+        "push_time_seconds",
+        "push_failure_time_seconds",
+    ];
+    let names = group.as_object().unwrap().keys().cloned();
+    names.filter(|name| !own.contains(&name.as_str())).collect()
+}
+
+/// Skips a test on a machine that cannot run it, with one line that says what it needs; but not
+/// in CI, where nothing is skipped.
+pub fn can_or_skips(can: bool, needs: &str) -> bool {
+    assert!(
+        can || env::var_os("CI").is_none_or(|ci| ci != "true"),
+        "{needs}"
+    );
+    if !can {
+        eprintln!("skipped: {needs}");
+    }
+    can
+}

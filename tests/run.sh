@@ -1,0 +1,16 @@
+#!/bin/sh
+# Installs what the tests need, and runs all of them.
+set -eu
+cd "$(dirname "$0")/.."
+PATH=$PATH:${HOME-}/.cargo/bin
+
+if command -v apt-get >/dev/null; then
+    ./install.sh --packages curl prometheus prometheus-node-exporter prometheus-pushgateway \
+        shellcheck tinyproxy-bin
+fi
+shellcheck install.sh tests/*.sh .ci/run
+cargo fmt --check
+cargo clippy --locked --all-targets -- --deny warnings
+# The demo's, built here so that its test does not wait for it.
+cargo build --locked --release
+cargo test --locked
