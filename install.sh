@@ -38,7 +38,7 @@ demo() {
     forwarder=${CARGO_TARGET_DIR:-target}/release/pgw-forwarder
 
     trap end_demo EXIT
-    trap 'say "ending" && exit 0' INT TERM HUP
+    trap 'trap "" INT TERM HUP; say "ending"; exit 0' INT TERM HUP
     directory=$(mktemp -d)
     exporter=127.0.0.1:$(free_port 9014)
     gateway=127.0.0.1:$(free_port 9091)

@@ -28,7 +28,7 @@ const BUFFER: usize = 16 * 1024;
 pub struct Sockets {
     /// Whether a proxy is at the other end, which wants the whole URL in the request line.
     pub proxied: bool,
-    /// Set when a peer stopped reading before all was sent.
+    /// Set when the peer of the last connection stopped reading before all was sent.
     pub cut: Arc<AtomicBool>,
 }
 
@@ -49,8 +49,10 @@ impl Connector for Sockets {
                 Ok(stream) => {
                     stream.set_nonblocking(true)?;
                     stream.set_nodelay(true)?;
+                    self.cut.store(false, Ordering::Relaxed);
                     // A line of the request has to fit in, and the first holds the path.
-                    let output = BUFFER.max(details.uri.path().len() + 1024);
+                    let path = details.uri.path_and_query().map_or(0, |p| p.as_str().len());
+                    let output = BUFFER.max(path + 1024);
                     return Ok(Some(Socket {
                         stream,
                         buffers: LazyBuffers::new(BUFFER, output),

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::stage::{get, wait_for};
+use crate::stage::{get, pushes, wait_for};
 
 /// Runs the demo until it shows its addresses, ends it, and asserts that nothing is left of it.
 fn demo(end: impl Fn(Pid)) {
@@ -52,12 +52,7 @@ fn demo(end: impl Fn(Pid)) {
             .contains("\nnode_load1 ")
     );
     assert!(get(&format!("http://{prometheus}/graph")).is_some());
-    wait_for("a second push", || {
-        let page = get(&format!("http://{gateway}/metrics"))?;
-        let pushes = "pushgateway_http_push_size_bytes_count{method=\"post\"} ";
-        let count = page.lines().find_map(|line| line.strip_prefix(pushes))?;
-        (count.parse::<u64>().unwrap() > 1).then_some(())
-    });
+    wait_for("a second push", || (pushes(gateway) > 1).then_some(()));
 
     end(Pid::from_child(&demo));
     assert_eq!(demo.wait().unwrap().code(), Some(0));

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::process::geteuid;
 
 use crate::fake::{Fake, answer, hang, text};
-use crate::stage::{Ended, FORWARDER, Run, Server, can_or_skips, wait_for};
+use crate::stage::{Ended, FORWARDER, Run, Server, can_or_skips, pushes, wait_for};
 
 /// A user that is not the one that runs the tests.
 const NOBODY: u32 = 65534;
@@ -103,7 +103,7 @@ fn of_fifty_runs_started_together_those_that_did_not_overlap_push() {
         }
     }
     assert!(pushed > 0);
-    assert_eq!(gateway.pushes(), pushed);
+    assert_eq!(pushes(&gateway.addr), pushed);
 }
 
 #[test]

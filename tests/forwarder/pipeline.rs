@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::fake::{Fake, answer, text};
-use crate::stage::{Ended, FORWARDER, Run, Server, can_or_skips, families, free_port};
+use crate::stage::{Ended, FORWARDER, Run, Server, can_or_skips, families, free_port, pushes};
 
 /// An address where nothing listens.
 fn nowhere() -> String {
@@ -394,5 +394,5 @@ fn the_example_crontab_pushes() {
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(gateway.pushes(), 1, "{output:?}");
+    assert_eq!(pushes(&gateway.addr), 1, "{output:?}");
 }

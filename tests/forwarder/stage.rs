@@ -54,6 +54,14 @@ pub fn get(url: &str) -> Option<String> {
     body.limit(u64::MAX).read_to_string().ok()
 }
 
+/// How many pushes the Pushgateway at `addr` has taken.
+pub fn pushes(addr: &str) -> u64 {
+    let name = "pushgateway_http_push_size_bytes_count{method=\"post\"} ";
+    let page = get(&format!("http://{addr}/metrics")).unwrap();
+    let line = page.lines().find_map(|line| line.strip_prefix(name));
+    line.map_or(0, |count| count.parse().unwrap())
+}
+
 /// A real program that serves HTTP on a port of its own until it is dropped.
 pub struct Server {
     pub addr: String,
@@ -204,14 +212,6 @@ impl Server {
         groups
             .find(|(labels, _)| labels["instance"] == instance)
             .map(|(_, group)| group)
-    }
-
-    /// How many pushes this Pushgateway has taken.
-    pub fn pushes(&self) -> u64 {
-        let name = "pushgateway_http_push_size_bytes_count{method=\"post\"} ";
-        let page = self.page("/metrics");
-        let line = page.lines().find_map(|line| line.strip_prefix(name));
-        line.map_or(0, |count| count.parse().unwrap())
     }
 
     /// The answer of this Prometheus to a query, as soon as there is one.
