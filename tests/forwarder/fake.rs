@@ -101,7 +101,7 @@ impl Fake {
                 seen.lock().unwrap().push(request);
                 let mut reply = Vec::new();
                 server.read_to_end(&mut reply).unwrap();
-                if stream.write_all(&reply).is_err() {
+                if reply.is_empty() || stream.write_all(&reply).is_err() {
                     return;
                 }
             }

@@ -655,21 +655,29 @@ fn gateway_rows() -> Vec<Row> {
 }
 
 /// Rows that a real Pushgateway refuses by itself.
-fn refused_rows() -> Vec<Row> {
+fn refused_rows(pushgateway: &Server) -> Vec<Row> {
+    // Version 1.11.0 crashes over each push that fails its consistency check, and closes the
+    // connection instead of answering (pushgateway issue 766).
+    let crashes = pushgateway
+        .page("/api/v1/status")
+        .contains("\"version\":\"1.11.0\"");
+    let inconsistent = |name, body, says| match crashes {
+        false => scrape(name, text(body), 7, says),
+        true => scrape(name, text(body), 6, &["gateway", "too early"]),
+    };
     vec![
-        scrape(
-            "a timestamp",
-            text("a 1 1700000000000\n"),
-            7,
-            &["gateway", "400", "timestamp"],
-        ),
         scrape(
             "labels that do not parse",
             text("a{b=c} 1\n"),
             7,
             &["gateway", "400", "parsing"],
         ),
-        scrape("a sample twice", text("a 1\na 1\n"), 7, &["gateway", "400"]),
+        inconsistent(
+            "a timestamp",
+            "a 1 1700000000000\n",
+            &["gateway", "400", "timestamp"],
+        ),
+        inconsistent("a sample twice", "a 1\na 1\n", &["gateway", "400"]),
     ]
 }
 
@@ -686,7 +694,6 @@ fn run(row: &Row, instance: &str, pushgateway: &Server) {
     let ended: Ended = run.end();
 
     let name = row.name;
-    let refused_by_real = row.gateway.is_none() && row.status == 7;
     if row.status == 0 {
         assert_eq!(
             (ended.status, ended.stderr.as_str()),
@@ -703,7 +710,7 @@ fn run(row: &Row, instance: &str, pushgateway: &Server) {
     let pushes = fake.requests();
     match &row.stored {
         Nothing if row.gateway.is_none() => {
-            assert_eq!(pushes.len(), usize::from(refused_by_real), "{name}");
+            assert_eq!(pushes.len(), usize::from(row.status > 5), "{name}");
         }
         Nothing => assert!(pushes.iter().all(|push| push.body.is_empty()), "{name}"),
         Exactly(body) => {
@@ -718,7 +725,7 @@ fn run(row: &Row, instance: &str, pushgateway: &Server) {
         match (row.status, pushgateway.group(instance)) {
             (0, group) => assert!(!families(&group.unwrap()).is_empty(), "{name}"),
             // A refusal leaves its mark, but no data.
-            (7, Some(group)) => assert!(families(&group).is_empty(), "{name}: {group}"),
+            (6 | 7, Some(group)) => assert!(families(&group).is_empty(), "{name}: {group}"),
             (_, group) => assert!(group.is_none(), "{name}: {group:?}"),
         }
     }
@@ -727,7 +734,7 @@ fn run(row: &Row, instance: &str, pushgateway: &Server) {
 #[test]
 fn every_fault_has_its_status_its_line_and_leaves_nothing_false() {
     let pushgateway = Server::pushgateway(&[]);
-    let rows: Vec<Row> = [exporter_rows(), gateway_rows(), refused_rows()]
+    let rows: Vec<Row> = [exporter_rows(), gateway_rows(), refused_rows(&pushgateway)]
         .into_iter()
         .flatten()
         .collect();
