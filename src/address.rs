@@ -19,8 +19,9 @@ impl Address {
                 "{path:?} has to be percent-encoded: printable ASCII without '#'"
             ));
         }
-        let url = format!("{self}/{path}");
-        url.parse().map_err(|e| format!("{url:?} is no URL: {e}"))
+        format!("{self}/{path}")
+            .parse()
+            .map_err(|e| format!("{:.100}... is no URL: {e}", format!("{self}/{path}")))
     }
 }
 
@@ -40,51 +41,49 @@ impl FromStr for Address {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        if authority.contains('@') {
+        if text.contains('@') {
             // Without the text: it holds a password.
             return Err("credentials in an address are not supported".into());
         }
         let bad = |why: &str| Err(format!("{text:?} is no address: {why}"));
+        let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
         match scheme.to_ascii_lowercase().as_str() {
             "http" => {}
             "https" => return bad("https is not supported yet"),
             _ => return bad("give host:port, [v6]:port or an http:// URL"),
         }
-
-        let (host, port) = match authority.strip_prefix('[').map(|v6| v6.split_once(']')) {
-            Some(Some((v6, after))) if v6.parse::<Ipv6Addr>().is_ok() => {
-                match (after.strip_prefix(':'), after) {
-                    (Some(port), _) => (authority, Some(port)),
-                    (None, "") => (authority, None),
-                    _ => return bad("after the ] goes a colon and the port"),
-                }
-            }
-            Some(_) => return bad("between [ and ] goes an IPv6 address"),
-            None => match authority.split_once(':') {
-                Some((_, port)) if port.contains(':') => {
-                    return bad("an IPv6 address goes in brackets: [v6]:port");
-                }
-                Some((host, port)) => (host, Some(port)),
-                None => (authority, None),
-            },
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.contains(']') => (host, port),
+            _ => (authority, "80"),
         };
         let in_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-        if host.is_empty() {
-            return bad("the host is missing");
-        }
-        if !host.starts_with('[') && !host.chars().all(in_name) {
-            return bad("a host has letters, digits, '-', '.' and '_'");
-        }
-        // u16 alone would take "+80".
-        let is_port = |p: &str| !p.starts_with('+') && p.parse::<u16>().is_ok_and(|p| p > 0);
-        if !port.is_none_or(is_port) {
-            return bad("a port is a number from 1 to 65535");
-        }
+        let v6 = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+        let host = match v6.map(str::parse::<Ipv6Addr>) {
+            Some(Ok(address)) => format!("[{address}]"),
+            Some(Err(_)) => return bad("between [ and ] goes an IPv6 address"),
+            None if host.contains(':') => {
+                return bad("an IPv6 address goes in brackets: [v6]:port");
+            }
+            None if host.is_empty() => return bad("the host is missing"),
+            None if !host.chars().all(in_name) => {
+                return bad("a host has letters, digits, '-', '.' and '_'");
+            }
+            None => host.to_ascii_lowercase(),
+        };
+        let port = match port.parse::<u16>() {
+            // The parser takes a sign, too.
+            Ok(port) if port > 0 && !text.contains('+') => port,
+            _ => return bad("a port is a number from 1 to 65535"),
+        };
         if path.contains('?') || !is_encoded(path) {
             return bad("its path is percent-encoded, and no query or fragment follows");
         }
+        // One address has one form, since the lock's name is made of it.
+        let authority = match port {
+            80 => host,
+            port => format!("{host}:{port}"),
+        };
         let url = format!("http://{authority}/{path}");
         Ok(Address(url.trim_end_matches('/').into()))
     }
@@ -99,7 +98,9 @@ mod tests {
         for (text, url) in [
             ("127.0.0.1:9014", "http://127.0.0.1:9014/metrics"),
             ("push.example", "http://push.example/metrics"),
-            ("my_node-1.lan:80", "http://my_node-1.lan:80/metrics"),
+            ("my_node-1.lan:80", "http://my_node-1.lan/metrics"),
+            ("LOCALHOST:09091", "http://localhost:9091/metrics"),
+            ("[0:0::1]:9091", "http://[::1]:9091/metrics"),
             ("[::1]:9091", "http://[::1]:9091/metrics"),
             ("[::1]", "http://[::1]/metrics"),
             ("HTTP://host:1/", "http://host:1/metrics"),
@@ -149,8 +150,16 @@ mod tests {
 
     #[test]
     fn a_password_is_not_repeated() {
-        let refusal = "http://user:geheim@host".parse::<Address>().unwrap_err();
-        assert!(!refusal.contains("geheim"), "{refusal}");
+        for text in [
+            "http://user:geheim@host",
+            "user:geheim/x@host",
+            "http:/user:geheim@host",
+            "http//user:geheim@host",
+            "host/p?user:geheim@",
+        ] {
+            let refusal = text.parse::<Address>().unwrap_err();
+            assert!(!refusal.contains("geheim"), "{refusal}");
+        }
     }
 
     #[test]

@@ -20,6 +20,14 @@ use crate::group::Group;
 use crate::http::Client;
 use crate::proxy;
 
+const PROXIES: &str = "\
+Proxies:
+  The gateway, never the exporter, is reached through the http:// proxy that
+  http_proxy or all_proxy name, unless no_proxy lists its host or domain.";
+
+/// Bytes that a path of the exporter's may have; a line of a request has to fit into 16 KiB.
+const MOST_PATH: usize = 8192;
+
 /// A day: no time limit or splay is longer.
 const MOST_SECONDS: f64 = 86_400.0;
 
@@ -29,9 +37,10 @@ const MOST_SECONDS: f64 = 86_400.0;
 /// it is, if that is whole and plausible; else nothing is pushed. Silent on success; on failure
 /// one line on stderr and an exit status that says what failed.
 ///
-/// Each option can be set by the variable that is named with it; the option wins.
+/// Each option can be set by the variable that is named with it; the option wins. A variable that
+/// is set but empty is a value. In cron: */1 * * * * USER PGW_ADDR=push.example:9091 pgw-forwarder
 #[derive(Debug, Parser)]
-#[command(version, after_help = exit::HELP)]
+#[command(version, after_help = format!("{PROXIES}\n\n{}", exit::HELP))]
 pub struct Cli {
     /// The exporter: host:port, [v6]:port, or an http:// URL
     #[arg(long, env, value_name = "ADDR", help_heading = "Exporter")]
@@ -43,7 +52,7 @@ pub struct Cli {
     #[arg(default_value = "metrics")]
     exporter_metric: String,
 
-    /// Seconds that the exporter has for a sign of life
+    /// Seconds (0.001 to 86400) that the exporter has for a sign of life
     #[arg(
         long,
         env = "EXPORTER_PROBE_TIMEOUT",
@@ -53,7 +62,7 @@ pub struct Cli {
     #[arg(default_value = "2", value_parser = limit, allow_hyphen_values = true)]
     probe_timeout: Duration,
 
-    /// Seconds that the exporter has for all of its metrics
+    /// Seconds (0.001 to 86400) that the exporter has for all of its metrics
     #[arg(
         long,
         env = "EXPORTER_SCRAPE_TIMEOUT",
@@ -75,7 +84,7 @@ pub struct Cli {
 
     /// What to ask the exporter for, and to pass on as it is
     #[arg(long, env = "PGW_ENCODING", help_heading = "Exporter")]
-    #[arg(default_value = "text")]
+    #[arg(default_value = "text", ignore_case = true)]
     encoding: Encoding,
 
     /// The Pushgateway: host:port, [v6]:port, or an http:// URL, with a path prefix if it has one
@@ -101,12 +110,12 @@ pub struct Cli {
     )]
     pgw_label: Vec<String>,
 
-    /// post replaces the families that are pushed, put the whole group
+    /// post replaces those families of the group that are pushed, put replaces the whole group
     #[arg(long, env, value_name = "METHOD", help_heading = "Gateway")]
-    #[arg(default_value = "post")]
+    #[arg(default_value = "post", ignore_case = true)]
     pgw_method: PushMethod,
 
-    /// Seconds that the gateway has to take the push and answer
+    /// Seconds (0.001 to 86400) that the gateway has to take the push and answer
     #[arg(
         long,
         env = "PGW_PUSH_TIMEOUT",
@@ -116,7 +125,7 @@ pub struct Cli {
     #[arg(default_value = "10", value_parser = limit, allow_hyphen_values = true)]
     push_timeout: Duration,
 
-    /// Sleep a share of this many seconds before the probe, fixed for each grouping key, so that
+    /// Sleep a share of this many seconds (0 to 86400) before the probe, fixed for each grouping key, so that
     /// a fleet does not push in the same second
     #[arg(
         long,
@@ -128,7 +137,7 @@ pub struct Cli {
     pub splay: Duration,
 
     /// The lock file [default: one for each gateway and grouping key, in /run/pgw-forwarder,
-    /// $XDG_RUNTIME_DIR or a directory of this user's own for temporary files]
+    /// /run/user/UID, or pgw-forwarder-UID in the directory for temporary files]
     #[arg(
         long,
         env = "FORWARDER_LOCK_FILE",
@@ -145,13 +154,13 @@ pub struct Cli {
     #[arg(long, conflicts_with = "dry_run", help_heading = "Run")]
     pub delete: bool,
 
-    /// Say more: -v what is done, -vv how; without it, RUST_LOG tells
+    /// Say more: -v what is done, -vv how; without it, RUST_LOG tells [default: warn]
     #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", help_heading = "Run")]
     verbose: u8,
 
     /// Say nothing, not even why a run failed
     #[arg(short, long, help_heading = "Run")]
-    quiet: bool,
+    pub quiet: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -195,6 +204,11 @@ impl Cli {
     pub fn exporter(&self) -> Result<Exporter> {
         let Encoding::Text = self.encoding;
         let path = self.exporter_metric.trim_start_matches('/');
+        if path.len() > MOST_PATH {
+            return Err(usage("exporter_metric")(format!(
+                "longer than {MOST_PATH} bytes"
+            )));
+        }
         Ok(Exporter {
             client: Client::new(None),
             landing_page: self
@@ -229,8 +243,9 @@ impl Cli {
             .pgw_addr
             .join(&group.path())
             .map_err(usage("pgw_instance"))?;
-        let proxy = proxy::for_url(&url, |name| env::var(name).ok())
-            .map_err(|why| Status::Usage.because(why))?;
+        // What is not UTF-8 does not become unset: it will not parse.
+        let variable = |name: &str| Some(env::var_os(name)?.to_string_lossy().into_owned());
+        let proxy = proxy::for_url(&url, variable).map_err(|why| Status::Usage.because(why))?;
         Ok(Gateway {
             client: Client::new(proxy),
             url,
@@ -254,12 +269,26 @@ pub fn explain(error: &clap::Error) -> String {
         .find(|arg| Some(arg.to_string()) == wrong);
     match (error.kind(), option, error.source()) {
         (ErrorKind::ValueValidation, Some(option), Some(why)) => format!("{}: {why}", name(option)),
-        (ErrorKind::InvalidValue, Some(option), _) => format!(
-            "{}: {:?} is not one of {}",
-            name(option),
-            context(ContextKind::InvalidValue).unwrap_or_default(),
-            context(ContextKind::ValidValue).unwrap_or_default()
-        ),
+        (ErrorKind::InvalidValue, Some(option), _) => {
+            let value = context(ContextKind::InvalidValue).filter(|value| !value.is_empty());
+            match (value, context(ContextKind::ValidValue)) {
+                (Some(value), Some(valid)) => {
+                    format!("{}: {value:?} is not one of {valid}", name(option))
+                }
+                _ => format!("{}: a value is missing", name(option)),
+            }
+        }
+        (ErrorKind::InvalidUtf8, ..) => {
+            let is_odd = |arg: &&clap::Arg| {
+                let value = arg.get_env().and_then(env::var_os);
+                value.is_some_and(|value| value.to_str().is_none())
+            };
+            let option = command.get_arguments().find(is_odd).map(name);
+            format!(
+                "{}: not UTF-8",
+                option.unwrap_or_else(|| "an argument".into())
+            )
+        }
         _ => {
             let text = error.to_string();
             let line = text.lines().next().unwrap_or_default();

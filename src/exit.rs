@@ -20,7 +20,7 @@ pub enum Status {
     ScrapeUnusable = 5,
     /// No answer from the gateway; the push may not have been stored.
     GatewayUnreachable = 6,
-    /// The gateway answered, but not with a 2xx.
+    /// The gateway answered, but not with a 2xx, or as no gateway does.
     GatewayRefused = 7,
 }
 
@@ -28,14 +28,17 @@ pub enum Status {
 pub const HELP: &str = "\
 Exit status:
   0  pushed (or: dry run or delete done)
-  1  unexpected: the lock file cannot be used, the machine itself failed, or a bug
+  1  unexpected: the lock file cannot be used, the machine itself failed, or a
+     bug
   2  usage: an option or variable does not parse; nothing was contacted
   3  another run holds the lock; nothing was contacted
   4  exporter down: the probe got no HTTP answer in time, or a 5xx
-  5  scrape unusable: wrong status or type, empty, no sample, cut short, too large,
-     too slow; nothing was pushed
-  6  gateway unreachable: name, connection or time limit; the push may not have been stored
-  7  gateway refused: any answer that is not 2xx; its words are shown";
+  5  scrape unusable: wrong status or type, empty, no sample, cut short, too
+     large, too slow; nothing was pushed
+  6  gateway unreachable: name, connection or time limit; the push may not have
+     been stored
+  7  gateway refused: any answer that is not 2xx, or an HTML page; its words are
+     shown";
 
 /// A failure that has a status of its own. Every other error is [`Status::Unexpected`].
 #[derive(Debug)]

@@ -16,6 +16,9 @@ use crate::socket::is_gone;
 /// The text format that is asked for; also what an answer without a Content-Type is taken for.
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// The likeliest remedy when something else answers than metrics.
+const HINT: &str = " (is --exporter-metric, EXPORTER_METRIC, right?)";
+
 /// An exporter, and the bounds that it has to keep.
 #[derive(Debug)]
 pub struct Exporter {
@@ -85,7 +88,7 @@ impl Exporter {
         .map_err(|e| unusable(cause(&e, self.scrape_timeout)))?;
 
         if response.status() != StatusCode::OK {
-            return Err(unusable(format!("it answered {}", words(response))));
+            return Err(unusable(format!("it answered {}{HINT}", words(response))));
         }
         let length = check_head(&response).map_err(unusable)?;
         if length.is_some_and(|length| length > self.max_bytes) {
@@ -113,11 +116,11 @@ impl Exporter {
 
         let exposition = Exposition::new(body, content_type).map_err(unusable)?;
         info!(
-            "scraped {}: {} samples, {} bytes, {:?}",
+            "scraped {}: {} samples, {} bytes, {} ms",
             self.metrics,
             exposition.samples,
             exposition.body.len(),
-            started.elapsed()
+            started.elapsed().as_millis()
         );
         Ok(exposition)
     }
@@ -153,13 +156,16 @@ fn check_head(response: &Response<Body>) -> Result<Option<u64>, String> {
         let is_text = parts
             .next()
             .is_some_and(|media_type| media_type == "text/plain")
-            && parts.all(|p| !p.starts_with("version=") || p == "version=0.0.4");
+            && parts.all(|p| match p.strip_prefix("version=") {
+                Some(version) => version.trim_matches('"') == "0.0.4",
+                None => true,
+            });
         if !is_text {
-            return Err(format!("its answer is {found}, not the text format"));
+            return Err(format!("its answer is {found}, not the text format{HINT}"));
         }
     }
     match text(header::CONTENT_ENCODING) {
-        Some(encoding) if encoding != "identity" => {
+        Some(encoding) if !encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity") => {
             return Err(format!("its answer is encoded ({encoding}), unasked"));
         }
         _ => {}

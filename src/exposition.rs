@@ -36,8 +36,8 @@ impl Exposition {
                 continue;
             }
             if !is_sample(line) {
-                let line = excerpt(line.as_bytes());
-                return Err(format!("line {} is not a sample: {line}", index + 1));
+                let line = line.chars().take(EXCERPT).collect::<String>();
+                return Err(format!("line {} is not a sample: {line:?}", index + 1));
             }
             samples += 1;
         }
@@ -85,12 +85,15 @@ fn is_sample(line: &str) -> bool {
         && words.next().is_none()
 }
 
+/// How many characters of what came over the network a message quotes.
+const EXCERPT: usize = 300;
+
 /// The beginning of a text that came over the network, on one line.
 pub fn excerpt(bytes: &[u8]) -> String {
-    const MOST: usize = 300;
-    let text: Cow<str> = String::from_utf8_lossy(bytes);
+    // Looked at no further than it can matter: the text may be as long as its sender likes.
+    let text: Cow<str> = String::from_utf8_lossy(&bytes[..bytes.len().min(8 * EXCERPT)]);
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(MOST) {
+    match line.char_indices().nth(EXCERPT) {
         Some((end, _)) => format!("{}...", &line[..end]),
         None => line,
     }

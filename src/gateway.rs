@@ -39,8 +39,10 @@ impl Gateway {
     fn send(&self, request: http::request::Builder, body: impl AsSendBody) -> Result<()> {
         let side = || format!("gateway {}{}", self.url, self.client.route());
         let unreachable = |why: String| {
-            let why = format!("{} is unreachable: {why}", side());
-            Status::GatewayUnreachable.because(why)
+            Status::GatewayUnreachable.because(format!(
+                "{} is unreachable: {why}; is it up, and is --pgw-addr (PGW_ADDR) right?",
+                side()
+            ))
         };
         let started = Instant::now();
         let response = self
@@ -52,12 +54,21 @@ impl Gateway {
             let why = format!("{} refused: {}{}", side(), words(response), remedy(status));
             return Err(Status::GatewayRefused.because(why));
         }
-        if self.client.was_cut() {
-            return Err(unreachable(format!(
-                "it answered {status} before it had read all"
-            )));
+        let content_type = response.headers().get(header::CONTENT_TYPE);
+        if content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/html")) {
+            // A login page, a default page, an exporter: whatever it is, it has stored nothing.
+            let why = format!(
+                "{} is no gateway: it answered {status} and an HTML page",
+                side()
+            );
+            return Err(Status::GatewayRefused.because(why));
         }
-        info!("{} answered {status} after {:?}", side(), started.elapsed());
+        if self.client.was_cut() {
+            let why = format!("it answered {status} before it had read all");
+            return Err(unreachable(why));
+        }
+        let took = started.elapsed().as_millis();
+        info!("{} answered {status} after {took} ms", side());
         Ok(())
     }
 }

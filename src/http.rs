@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use log::debug;
 use ureq::http::request::Builder;
 use ureq::http::{Response, header};
 use ureq::{Agent, AsSendBody, Body, Error, Timeout};
@@ -63,7 +64,11 @@ impl Client {
             .configure_request(request.body(body)?)
             .timeout_global(Some(limit))
             .build();
-        self.agent.run(request)
+        debug!("{} {}", request.method(), request.uri());
+        self.cut.store(false, Ordering::Relaxed);
+        let response = self.agent.run(request)?;
+        debug!("answer: {} {:?}", response.status(), response.headers());
+        Ok(response)
     }
 
     /// Whether the server has answered before it had read all that was sent to it.
@@ -74,7 +79,7 @@ impl Client {
     /// Where requests go besides the server, for messages.
     pub fn route(&self) -> String {
         match &self.proxy {
-            Some(proxy) => format!(" (through the proxy {})", proxy.address),
+            Some(proxy) => format!(" (through the proxy {})", proxy.url),
             None => String::new(),
         }
     }
@@ -96,6 +101,7 @@ pub fn cause(error: &Error, limit: Duration) -> String {
         },
         Error::Protocol(e) => format!("the answer is not valid HTTP ({e})"),
         Error::LargeResponseHeader(..) => "the head of the answer is too long".into(),
+        Error::BodyStalled => "the answer is cut short".into(),
         e => e.to_string(),
     }
 }
@@ -115,5 +121,32 @@ pub fn words(response: Response<Body>) -> String {
     match excerpt(&text) {
         text if text.is_empty() => head.status.to_string(),
         text => format!("{}: {text}", head.status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::TcpListener;
+    use std::thread;
+    use ureq::http::Request;
+
+    #[test]
+    fn a_request_after_one_that_was_cut_is_sent_all_the_same() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut [0; 16]).unwrap();
+            stream
+                .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+                .unwrap();
+        });
+        let client = Client::new(None);
+        client.cut.store(true, Ordering::Relaxed);
+        let answer = client.send(Request::get(url), (), Duration::from_secs(10));
+        assert_eq!(answer.unwrap().status(), 204);
+        server.join().unwrap();
     }
 }

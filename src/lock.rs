@@ -72,8 +72,7 @@ fn open(path: &Path) -> Result<File> {
         .truncate(false)
         // Who can open a file can lock it, and so keep this user's metrics from leaving.
         .mode(0o600)
-        // NONBLOCK: opening a FIFO must not hang.
-        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32)
+        .custom_flags(OFlags::NOFOLLOW.bits() as i32)
         .open(path)
         .map_err(|e| match rustix::io::Errno::from_io_error(&e) {
             Some(rustix::io::Errno::LOOP) => anyhow::anyhow!("it is a symbolic link"),
@@ -112,15 +111,26 @@ fn holder(path: &Path) -> Option<String> {
 }
 
 /// The lock file for pushes to `url`, which names gateway and grouping key. It lies in the first
-/// of these directories that is this user's: `/run/pgw-forwarder`, `$XDG_RUNTIME_DIR`, and, made
-/// when it is missing, `pgw-forwarder-UID` in the directory for temporary files.
+/// of these directories that is this user's: `/run/pgw-forwarder`, `/run/user/UID`, and, made when
+/// it is missing, `pgw-forwarder-UID` in the directory for temporary files. (Not in
+/// `$XDG_RUNTIME_DIR`: a login shell has it and cron has not, and the two would not see each
+/// other's lock.)
 pub fn default_path(url: &str) -> Result<PathBuf> {
     let name = format!("pgw-forwarder-{:016x}.pid", fingerprint(url));
-    let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let directory = [Some(PathBuf::from(SYSTEM_DIRECTORY)), runtime]
+    let system = fs::metadata(SYSTEM_DIRECTORY);
+    if let (Ok(found), true) = (&system, geteuid().is_root()) {
+        if found.uid() != 0 {
+            // Its lock would be another one than cron's.
+            bail!(
+                "{SYSTEM_DIRECTORY} belongs to user {}: run as that user, or give --lock-file",
+                found.uid()
+            );
+        }
+    }
+    let session = format!("/run/user/{}", geteuid().as_raw());
+    let directory = [SYSTEM_DIRECTORY.into(), PathBuf::from(session)]
         .into_iter()
-        .flatten()
-        .find(|dir| dir.is_absolute() && fs::metadata(dir).is_ok_and(|found| is_own(&found)));
+        .find(|directory| fs::metadata(directory).is_ok_and(|found| is_own(&found)));
     Ok(match directory {
         Some(directory) => directory,
         None => temporary_directory()?,
@@ -134,7 +144,9 @@ fn is_own(found: &Metadata) -> bool {
 }
 
 fn temporary_directory() -> Result<PathBuf> {
-    let directory = env::temp_dir().join(format!("pgw-forwarder-{}", geteuid().as_raw()));
+    let temporary = Some(env::temp_dir()).filter(|directory| directory.is_absolute());
+    let directory = temporary.unwrap_or_else(|| "/tmp".into());
+    let directory = directory.join(format!("pgw-forwarder-{}", geteuid().as_raw()));
     match DirBuilder::new().mode(0o700).create(&directory) {
         Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(e.into()),
         // Whether made just now or found: not a link, and this user's alone.

@@ -2,38 +2,57 @@
 
 use std::io::Write;
 
-use env_logger::{Builder, Env, WriteStyle};
+use env_logger::{Builder, WriteStyle};
 use log::LevelFilter;
 
-/// Shows messages from `level` on, else what `RUST_LOG` says, else warnings.
-pub fn init(level: Option<LevelFilter>) {
+/// Shows this program's messages from `level` on; else what `RUST_LOG`, which does not parse in
+/// the error, says; else warnings.
+pub fn init(level: Option<LevelFilter>, rust_log: Option<String>) -> Result<(), String> {
     let mut builder = Builder::new();
-    match level {
-        Some(level) => builder.filter_level(level),
-        None => builder.parse_env(Env::new().default_filter_or("warn")),
+    match (level, rust_log) {
+        (Some(level), _) => {
+            builder.filter_module("pgw_forwarder", level);
+        }
+        (None, Some(filters)) => {
+            let parsed = env_filter::Builder::new().try_parse(&filters).map(drop);
+            parsed.map_err(|e| format!("RUST_LOG: {e}"))?;
+            builder.parse_filters(&filters);
+        }
+        (None, None) => {
+            builder.filter_level(LevelFilter::Warn);
+        }
     };
     builder
         .write_style(WriteStyle::Never)
         .format(|out, record| {
             let level = record.level().as_str().to_ascii_lowercase();
-            let message = format!("pgw-forwarder: {level}: {}", record.args());
-            writeln!(out, "{}", one_line(&message))
+            writeln!(out, "{}", line(&level, &record.args().to_string()))
         })
         .init();
+    Ok(())
 }
 
-/// Escapes control characters: a message may quote what came over the network, and neither a
+/// Says why the run failed, whatever is filtered.
+pub fn fail(why: &str) {
+    // If nobody can read it, the status still tells.
+    let _ = writeln!(std::io::stderr(), "{}", line("error", why));
+}
+
+fn line(level: &str, message: &str) -> String {
+    format!("pgw-forwarder: {level}: {}", printable(message))
+}
+
+/// Escapes what is not to be seen: a message may quote what came over the network, and neither a
 /// terminal nor a log that is read line by line may be deceived by it.
-fn one_line(message: &str) -> String {
-    let mut line = String::with_capacity(message.len());
+fn printable(message: &str) -> String {
+    let mut text = String::with_capacity(message.len());
     for c in message.chars() {
-        if c.is_control() {
-            line.extend(c.escape_default());
-        } else {
-            line.push(c);
+        match c {
+            '"' | '\'' | '\\' => text.push(c),
+            c => text.extend(c.escape_debug()),
         }
     }
-    line
+    text
 }
 
 #[cfg(test)]
@@ -41,7 +60,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_control_character_is_left() {
-        assert_eq!(one_line("a\nb\x1b[2Jc\u{9b}ü"), "a\\nb\\u{1b}[2Jc\\u{9b}ü");
+    fn only_what_can_be_seen_is_shown() {
+        assert_eq!(
+            printable("a\nb\x1b[2Jc\u{9b}\u{202e}"),
+            "a\\nb\\u{1b}[2Jc\\u{9b}\\u{202e}"
+        );
+        assert_eq!(printable("it's \"ü\" \\ 日本"), "it's \"ü\" \\ 日本");
     }
 }

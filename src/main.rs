@@ -17,10 +17,10 @@ mod socket;
 
 use std::io::{self, ErrorKind, Write};
 use std::process::{self, ExitCode};
-use std::{panic, thread};
+use std::{env, panic, thread};
 
 use anyhow::{Context, Result};
-use log::{error, info};
+use log::info;
 
 use cli::Cli;
 use exit::Status;
@@ -29,7 +29,7 @@ use lock::Lock;
 fn main() -> ExitCode {
     // A bug has a status too, and one line.
     panic::set_hook(Box::new(|bug| {
-        error!("this is a bug, please report it: {bug}");
+        logging::fail(&format!("this is a bug, please report it: {bug}"));
         process::exit(Status::Unexpected as i32);
     }));
     let cli = match Cli::load() {
@@ -40,16 +40,16 @@ fn main() -> ExitCode {
             return Status::Done.into();
         }
         Err(e) => {
-            logging::init(None);
-            error!("{}", cli::explain(&e));
+            logging::fail(&cli::explain(&e));
             return Status::Usage.into();
         }
     };
-    logging::init(cli.level());
     match run(&cli) {
         Ok(()) => Status::Done.into(),
         Err(e) => {
-            error!("{e:#}");
+            if !cli.quiet {
+                logging::fail(&format!("{e:#}"));
+            }
             Status::of(&e).into()
         }
     }
@@ -57,6 +57,10 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<()> {
     // All that can be wrong with the options is found before anything is touched.
+    let rust_log = env::var("RUST_LOG")
+        .ok()
+        .filter(|filters| !filters.is_empty());
+    logging::init(cli.level(), rust_log).map_err(|why| Status::Usage.because(why))?;
     let exporter = cli.exporter()?;
     let group = cli.group()?;
     let gateway = cli.gateway(&group)?;
@@ -75,7 +79,7 @@ fn run(cli: &Cli) -> Result<()> {
     }
     let pause = cli.splay.mul_f64(group.share());
     if !pause.is_zero() {
-        info!("sleeping {pause:?} of a splay of {:?}", cli.splay);
+        info!("sleeping {pause:.1?} of a splay of {:?}", cli.splay);
         thread::sleep(pause);
     }
     exporter.probe()?;

@@ -1,22 +1,25 @@
 //! The proxy that the environment names for a gateway, by the conventions of curl.
 
+use std::net::IpAddr;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use percent_encoding::percent_decode_str;
 use ureq::http::Uri;
+
+use crate::address::Address;
 
 /// A plain HTTP proxy.
 #[derive(Debug)]
 pub struct Proxy {
-    /// Its URL, credentials included: not for messages.
+    /// Where it is.
     pub url: Uri,
-    /// Its `host:port`, for messages.
-    pub address: String,
-    /// The value of `Proxy-Authorization`, where the URL has credentials.
+    /// The value of `Proxy-Authorization`, where the variable has credentials.
     pub authorization: Option<String>,
 }
 
-/// The proxy for `url`: `http_proxy`, else `all_proxy`, unless `no_proxy` lists the host, one of
-/// its parent domains, or `*`. Each variable may also be in capitals; an empty one is not set.
+/// The proxy for `url`: `http_proxy`, else `all_proxy`, unless `no_proxy` covers the host. Each
+/// variable may also be in capitals; an empty one is not set.
 pub fn for_url(
     url: &Uri,
     variable: impl Fn(&str) -> Option<String>,
@@ -30,38 +33,58 @@ pub fn for_url(
         return Ok(None);
     };
     let host = url.host().unwrap_or_default();
-    if set("no_proxy").is_some_and(|(list, _)| list.split(',').any(|entry| covers(entry, host))) {
+    let is_covered = |(list, _): (String, _)| list.split([',', ' ']).any(|e| covers(e, host));
+    if set("no_proxy").is_some_and(is_covered) {
         return Ok(None);
     }
-    // Without the value, which may hold a password.
-    let bad = |why: &str| format!("the variable {name} names no usable proxy: {why}");
-    let with_scheme = match value.contains("://") {
-        true => value,
-        false => format!("http://{value}"),
+
+    let (scheme, rest) = value.split_once("://").unwrap_or(("http", &value));
+    let (credentials, address) = match rest.rsplit_once('@') {
+        Some((credentials, address)) => (Some(credentials), address),
+        None => (None, rest),
     };
-    let parsed = ureq::Proxy::new(&with_scheme).map_err(|e| bad(&e.to_string()))?;
-    if parsed.protocol() != ureq::ProxyProtocol::Http {
+    let bad = |why: &str| format!("the variable {name} names no usable proxy: {why}");
+    if !scheme.eq_ignore_ascii_case("http") {
         return Err(bad("only http:// proxies are supported"));
     }
-    let credentials = parsed.username().map(|user| {
-        let password = parsed.password().unwrap_or_default();
-        format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
+    let address = address.parse::<Address>().map_err(|why| bad(&why))?;
+    let url = address.join("").map_err(|why| bad(&why))?;
+    let authorization = credentials.map(|credentials| {
+        let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
+        let decoded = [user, password].map(|part| percent_decode_str(part).collect::<Vec<u8>>());
+        format!("Basic {}", STANDARD.encode(decoded.join(&b':')))
     });
-    Ok(Some(Proxy {
-        url: parsed.uri().clone(),
-        address: format!("{}:{}", parsed.host(), parsed.port()),
-        authorization: credentials,
-    }))
+    Ok(Some(Proxy { url, authorization }))
 }
 
-/// Whether an entry of `no_proxy` covers a host.
+/// Whether an entry of `no_proxy` covers a host: it is the host, a domain that the host is in, a
+/// network that the address is in, or `*`.
 fn covers(entry: &str, host: &str) -> bool {
-    let entry = entry.trim().trim_start_matches('.').to_ascii_lowercase();
-    let host = host.trim_matches(['[', ']']).to_ascii_lowercase();
-    let parent = host
-        .strip_suffix(&entry)
-        .is_some_and(|sub| sub.ends_with('.'));
-    entry == "*" || entry == host || (parent && !entry.is_empty())
+    let entry = entry.trim_matches(['.', '[', ']']).to_ascii_lowercase();
+    let host = host.trim_matches(['[', ']']).trim_end_matches('.');
+    let host = host.to_ascii_lowercase();
+    if let (Some((network, bits)), Ok(address)) = (entry.split_once('/'), host.parse()) {
+        return is_in(address, network, bits).unwrap_or(false);
+    }
+    let parent = host.strip_suffix(&entry);
+    entry == "*" || entry == host || parent.is_some_and(|sub| sub.ends_with('.'))
+}
+
+/// Whether `address` is in `network/bits`; `None` if that is no network of its kind.
+fn is_in(address: IpAddr, network: &str, bits: &str) -> Option<bool> {
+    // Both kinds as 128 bits, an IPv4 address in the upper ones.
+    let wide = |address| match address {
+        IpAddr::V4(v4) => u128::from(u32::from(v4)) << 96,
+        IpAddr::V6(v6) => u128::from(v6),
+    };
+    let network: IpAddr = network.parse().ok()?;
+    let bits: u32 = bits.parse().ok()?;
+    let most = if network.is_ipv4() { 32 } else { 128 };
+    if network.is_ipv4() != address.is_ipv4() || bits > most {
+        return None;
+    }
+    let difference = wide(address) ^ wide(network);
+    Some(bits == 0 || difference >> (128 - bits) == 0)
 }
 
 #[cfg(test)]
@@ -74,7 +97,7 @@ mod tests {
             let found = variables.iter().find(|(n, _)| *n == name);
             found.map(|(_, value)| (*value).to_owned())
         };
-        for_url(&url, find).map(|proxy| proxy.map(|p| p.address))
+        for_url(&url, find).map(|proxy| proxy.map(|p| p.url.authority().unwrap().to_string()))
     }
 
     #[test]
@@ -102,6 +125,12 @@ mod tests {
             ("push.example", ".example"),
             ("127.0.0.1", "localhost,127.0.0.1"),
             ("[::1]", "::1"),
+            ("[::1]", "[::1]"),
+            ("localhost", "a localhost."),
+            ("127.0.0.1", "127.0.0.0/8"),
+            ("10.1.2.3", "a,10.1.2.0/23,b"),
+            ("[fd00::5]", "fd00::/8"),
+            ("9.9.9.9", "0.0.0.0/0"),
             ("h", "*"),
         ] {
             assert_eq!(with(host, list), Ok(None), "{host} {list}");
@@ -124,7 +153,7 @@ mod tests {
             "http://u:geheim@",
             "x://p",
         ] {
-            let refusal = proxy("h", &[("http_proxy", value)]).unwrap_err();
+            let refusal = proxy("h", &[("http_proxy", value)]).expect_err(value);
             assert!(refusal.contains("http_proxy"), "{refusal}");
             assert!(!refusal.contains("geheim"), "{refusal}");
         }
@@ -136,6 +165,6 @@ mod tests {
         let find = |name: &str| (name == "http_proxy").then(|| "http://u:p%40@p:1".to_owned());
         let proxy = for_url(&url, find).unwrap().unwrap();
         assert_eq!(proxy.authorization.as_deref(), Some("Basic dTpwQA=="));
-        assert!(!proxy.address.contains('@'));
+        assert_eq!(proxy.url, "http://p:1/");
     }
 }

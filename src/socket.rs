@@ -28,7 +28,7 @@ const BUFFER: usize = 16 * 1024;
 pub struct Sockets {
     /// Whether a proxy is at the other end, which wants the whole URL in the request line.
     pub proxied: bool,
-    /// Set when the peer of the last connection stopped reading before all was sent.
+    /// Set when the peer stopped reading before all was sent.
     pub cut: Arc<AtomicBool>,
 }
 
@@ -49,7 +49,6 @@ impl Connector for Sockets {
                 Ok(stream) => {
                     stream.set_nonblocking(true)?;
                     stream.set_nodelay(true)?;
-                    self.cut.store(false, Ordering::Relaxed);
                     // A line of the request has to fit in, and the first holds the path.
                     let path = details.uri.path_and_query().map_or(0, |p| p.as_str().len());
                     let output = BUFFER.max(path + 1024);
@@ -80,21 +79,28 @@ pub struct Socket {
     cut: Arc<AtomicBool>,
 }
 
-/// Sends all of `bytes`, unless the peer answers and reads no further, or is gone: then what is
-/// left is dropped and its answer, if there is one, can be read.
+/// Sends all of `bytes`, unless the peer gives its final answer and reads no further, or is gone:
+/// then what is left is dropped and the answer, if there is one, can be read.
 fn send(
     mut stream: &TcpStream,
     cut: &AtomicBool,
     mut bytes: &[u8],
     deadline: &Deadline,
 ) -> Result<(), Error> {
+    let mut awaited = PollFlags::OUT | PollFlags::IN;
     while !bytes.is_empty() && !cut.load(Ordering::Relaxed) {
         match stream.write(bytes) {
             Ok(sent) => bytes = &bytes[sent..],
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                let ready = deadline.wait(stream, PollFlags::OUT | PollFlags::IN)?;
-                if ready == PollFlags::IN {
-                    cut.store(true, Ordering::Relaxed);
+                if deadline.wait(stream, awaited)? == PollFlags::IN {
+                    let mut line = [0; 10];
+                    let seen = stream.peek(&mut line)?;
+                    if line[..seen].starts_with(b"HTTP/1.1 1") {
+                        // "Go on", at a time of its own choice. It stays to be read later.
+                        awaited = PollFlags::OUT;
+                    } else {
+                        cut.store(true, Ordering::Relaxed);
+                    }
                 }
             }
             Err(e) if e.kind() == ErrorKind::Interrupted => {}

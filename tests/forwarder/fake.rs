@@ -18,7 +18,7 @@ impl Request {
         self.head.split(' ').nth(1).unwrap_or_default()
     }
 
-    fn length(&self) -> usize {
+    pub fn length(&self) -> usize {
         let head = self.head.to_ascii_lowercase();
         let length = head
             .lines()

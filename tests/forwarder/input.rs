@@ -1,6 +1,8 @@
 //! What a user may write, and what is not taken.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
 use crate::fake::{Fake, text};
@@ -11,7 +13,7 @@ fn every_name_arrives_as_exactly_that_label_value() {
     let gateway = Server::pushgateway(&[]);
     let exporter = Fake::answering(|_| text("a 1\n"));
     let long = "0123456789abcdef".repeat(256);
-    let long_unicode = "ü/".repeat(1024);
+    let (long_unicode, long_crabs) = ("ü/".repeat(1024), "🦀".repeat(1024));
     let names = [
         "node1.example",
         "a/b",
@@ -59,6 +61,7 @@ fn every_name_arrives_as_exactly_that_label_value() {
         "\u{1}",
         &long,
         &long_unicode,
+        &long_crabs,
     ];
     for (index, name) in names.into_iter().enumerate() {
         // In turn by variable and by option, as instance, job and label.
@@ -129,8 +132,8 @@ fn what_does_not_parse_is_a_usage_error_that_names_option_and_variable() {
         ),
         ("--pgw-job", "PGW_JOB", &[""]),
         ("--pgw-label", "PGW_LABELS", &labels),
-        ("--pgw-method", "PGW_METHOD", &["", "get", "POST"]),
-        ("--encoding", "PGW_ENCODING", &["", "json", "TEXT"]),
+        ("--pgw-method", "PGW_METHOD", &["", "get"]),
+        ("--encoding", "PGW_ENCODING", &["", "json"]),
         ("--probe-timeout", "EXPORTER_PROBE_TIMEOUT", &seconds),
         ("--scrape-timeout", "EXPORTER_SCRAPE_TIMEOUT", &seconds),
         ("--push-timeout", "PGW_PUSH_TIMEOUT", &seconds),
@@ -172,6 +175,12 @@ fn what_does_not_parse_is_a_usage_error_that_names_option_and_variable() {
         .instance(&"i".repeat(70_000))
         .end();
     huge.failed(2, &["--pgw-instance", "PGW_INSTANCE"]);
+    assert!(huge.stderr.len() < 500, "{huge:?}");
+    let huge = Run::new(&contacted.addr, &contacted.addr).env("EXPORTER_METRIC", "m".repeat(8193));
+    huge.end().failed(
+        2,
+        &["--exporter-metric", "EXPORTER_METRIC", "longer than 8192"],
+    );
     let twice =
         Run::new(&contacted.addr, &contacted.addr).args(&["--pgw-label=a=1", "--pgw-label=a=2"]);
     twice.end().failed(2, &["--pgw-label", "a is given twice"]);
@@ -188,7 +197,21 @@ fn other_mistakes_are_told_on_one_line_too() {
     run(&["push.example"]).failed(2, &["push.example", "--help"]);
     run(&["--dry-run", "--delete"]).failed(2, &["--dry-run", "--delete"]);
     run(&["-v", "-q"]).failed(2, &["--quiet"]);
-    run(&["--pgw-job"]).failed(2, &["--pgw-job"]);
+    run(&["--pgw-job"]).failed(2, &["--pgw-job (PGW_JOB)", "a value is missing"]);
+    let lock = Run::new("127.0.0.1:1", "127.0.0.1:1").env("FORWARDER_LOCK_FILE", "");
+    lock.end().failed(
+        2,
+        &["--lock-file (FORWARDER_LOCK_FILE)", "a value is missing"],
+    );
+    let log = Run::new("127.0.0.1:1", "127.0.0.1:1").env("RUST_LOG", "a=b=c");
+    log.end().failed(2, &["RUST_LOG"]);
+    let odd = OsStr::from_bytes(b"\xff");
+    let odd = Run::new("127.0.0.1:1", "127.0.0.1:1").env("PGW_INSTANCE", odd);
+    odd.end()
+        .failed(2, &["--pgw-instance (PGW_INSTANCE)", "not UTF-8"]);
+    let odd = OsStr::from_bytes(b"http://\xff:1");
+    let odd = Run::new("127.0.0.1:1", "127.0.0.1:1").env("http_proxy", odd);
+    odd.end().failed(2, &["http_proxy"]);
     let proxy = Run::new("127.0.0.1:1", "127.0.0.1:1")
         .env("http_proxy", "socks5://u:geheim@p:1")
         .end();

@@ -1,9 +1,9 @@
 //! One run at a time for each group, whatever happened to the one before.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
@@ -45,11 +45,7 @@ fn kill(mut child: Child) {
 #[test]
 fn a_second_run_for_the_group_leaves_at_once_and_names_the_first() {
     let (exporter, gateway) = (stuck(), Fake::answering(|_| answer(200, "", "")));
-    let runtime = tempfile::tempdir().unwrap();
-    let run = |addr: &str| {
-        let run = Run::new(addr, &gateway.addr).instance("one");
-        run.env("XDG_RUNTIME_DIR", runtime.path().to_str().unwrap())
-    };
+    let run = |addr: &str| Run::new(addr, &gateway.addr).instance("one");
     let first = run(&exporter.addr).start();
     wait_for("the scrape", || {
         (exporter.requests().len() == 2).then_some(())
@@ -234,55 +230,87 @@ fn a_directory_that_cannot_be_written_is_refused() {
     Ended::new(output, Duration::ZERO).failed(1, &["lock file", "Permission denied"]);
 }
 
+/// The default directories of a user that nobody is, made by root.
 #[test]
 fn the_default_directory_has_to_be_this_users_alone() {
+    if !can_or_skips(
+        geteuid().is_root(),
+        "the default directories of another user need root",
+    ) {
+        return;
+    }
+    let user = 200_000 + std::process::id() % 100_000;
     let gateway = Fake::answering(|_| answer(200, "", ""));
     let exporter = Fake::answering(|_| text("a 1\n"));
-    let temporary = tempfile::tempdir().unwrap();
-    let own = temporary
-        .path()
-        .join(format!("pgw-forwarder-{}", geteuid().as_raw()));
-    let run = || {
-        let run = Run::new(&exporter.addr, &gateway.addr);
-        run.env("TMPDIR", temporary.path().to_str().unwrap())
+    let place = tempfile::tempdir().unwrap();
+    let program = place.path().join("pgw-forwarder");
+    fs::copy(FORWARDER, &program).unwrap();
+    fs::set_permissions(place.path(), Permissions::from_mode(0o777)).unwrap();
+    let run = |temporary: &Path| {
+        let output = Command::new(&program)
+            .env_clear()
+            .envs([
+                ("EXPORTER_ADDR", &exporter.addr),
+                ("PGW_ADDR", &gateway.addr),
+            ])
+            .env("TMPDIR", temporary)
+            // A login shell has it and cron has not: it must not make a difference.
+            .env("XDG_RUNTIME_DIR", place.path())
+            .current_dir(place.path())
+            .uid(user)
+            .output()
+            .unwrap();
+        Ended::new(output, Duration::ZERO)
     };
-    let system = fs::metadata("/run/pgw-forwarder");
-    let is_node = system.is_ok_and(|found| found.uid() == geteuid().as_raw());
-    assert!(
-        !is_node,
-        "/run/pgw-forwarder comes first, and is this user's"
-    );
+    let own = place.path().join(format!("pgw-forwarder-{user}"));
+    let words = ["directory", own.to_str().unwrap(), "FORWARDER_LOCK_FILE"];
 
-    run().end().succeeded();
+    run(place.path()).succeeded();
     assert_eq!(
         fs::metadata(&own).unwrap().permissions().mode() & 0o777,
         0o700
     );
-    assert_eq!(fs::read_dir(&own).unwrap().count(), 1);
+    let lock = fs::read_dir(&own).unwrap().next().unwrap().unwrap();
+    assert_eq!(lock.metadata().unwrap().permissions().mode() & 0o777, 0o600);
 
     fs::set_permissions(&own, Permissions::from_mode(0o777)).unwrap();
-    run().end().failed(
-        1,
-        &["directory", own.to_str().unwrap(), "FORWARDER_LOCK_FILE"],
-    );
-
-    fs::rename(&own, temporary.path().join("elsewhere")).unwrap();
+    run(place.path()).failed(1, &words);
+    fs::set_permissions(&own, Permissions::from_mode(0o700)).unwrap();
+    chown(&own, Some(NOBODY), None).unwrap();
+    run(place.path()).failed(1, &words);
+    chown(&own, Some(user), None).unwrap();
+    fs::rename(&own, place.path().join("elsewhere")).unwrap();
     symlink("elsewhere", &own).unwrap();
-    fs::set_permissions(
-        temporary.path().join("elsewhere"),
-        Permissions::from_mode(0o700),
-    )
-    .unwrap();
-    run().end().failed(1, &["directory", own.to_str().unwrap()]);
+    run(place.path()).failed(1, &words);
+    fs::write(place.path().join("file"), "").unwrap();
+    run(&place.path().join("file")).failed(1, &["directory", "file/pgw-forwarder-"]);
 
-    // What is not this user's alone is passed over, not used.
-    let runtime = tempfile::tempdir().unwrap();
-    fs::set_permissions(runtime.path(), Permissions::from_mode(0o777)).unwrap();
-    let with_runtime = || run().env("XDG_RUNTIME_DIR", runtime.path().to_str().unwrap());
-    with_runtime()
-        .end()
-        .failed(1, &["directory", own.to_str().unwrap()]);
-    fs::set_permissions(runtime.path(), Permissions::from_mode(0o700)).unwrap();
-    with_runtime().end().succeeded();
-    assert_eq!(fs::read_dir(runtime.path()).unwrap().count(), 1);
+    // A directory that would be another one in each working directory is none.
+    let in_tmp = PathBuf::from(format!("/tmp/pgw-forwarder-{user}"));
+    run(Path::new("")).succeeded();
+    assert_eq!(fs::read_dir(&in_tmp).unwrap().count(), 1);
+    fs::remove_dir_all(&in_tmp).unwrap();
+
+    // The session's directory comes first, if it is this user's alone.
+    let session = PathBuf::from(format!("/run/user/{user}"));
+    fs::create_dir_all(&session).unwrap();
+    run(place.path()).failed(1, &words);
+    chown(&session, Some(user), None).unwrap();
+    run(place.path()).succeeded();
+    assert_eq!(fs::read_dir(&session).unwrap().count(), 1);
+    fs::remove_dir_all(&session).unwrap();
+}
+
+#[test]
+fn a_run_that_sleeps_its_splay_holds_the_lock() {
+    let gateway = Fake::answering(|_| answer(200, "", ""));
+    let exporter = Fake::answering(|_| text("a 1\n"));
+    let run = || Run::new(&exporter.addr, &gateway.addr).instance("node1.example");
+    let first = run().env("FORWARDER_SPLAY", "3600").start();
+    let second = wait_for("the lock", || {
+        Some(run().end()).filter(|run| run.status == Some(3))
+    });
+    second.failed(3, &[&format!("PID {}", first.id())]);
+    kill(first);
+    run().end().succeeded();
 }

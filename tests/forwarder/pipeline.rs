@@ -224,6 +224,30 @@ fn a_dry_run_shows_what_would_be_pushed_and_pushes_nothing() {
 }
 
 #[test]
+fn the_bytes_go_on_with_the_type_that_the_exporter_gave_them() {
+    let content_type = "text/plain; version=\"0.0.4\"; charset=utf-8";
+    let reply = answer(200, &format!("Content-Type: {content_type}\r\n"), "a 1\n");
+    let exporter = Fake::answering(move |_| reply.clone());
+    let gateway = Fake::answering(|_| answer(200, "", ""));
+    Run::new(&exporter.addr, &gateway.addr).end().succeeded();
+
+    let scrape = &exporter.requests()[1].head.to_ascii_lowercase();
+    assert!(
+        scrape.contains("\r\naccept: text/plain; version=0.0.4"),
+        "{scrape}"
+    );
+    assert!(
+        scrape.contains("\r\naccept-encoding: identity\r\n"),
+        "{scrape}"
+    );
+    let push = &gateway.requests()[0].head.to_ascii_lowercase();
+    assert!(
+        push.contains(&format!("\r\ncontent-type: {content_type}\r\n")),
+        "{push}"
+    );
+}
+
+#[test]
 fn a_query_chooses_the_collectors() {
     let (exporter, gateway) = (Server::node_exporter(), Server::pushgateway(&[]));
     let run = Run::new(&exporter.addr, &gateway.addr).instance("n");
@@ -360,6 +384,11 @@ fn it_says_as_much_as_it_is_asked_to() {
     assert!(run(&["-vv"], "").contains("pgw-forwarder: debug: "));
     assert_eq!(run(&["-q"], "trace"), "");
 
+    // A variable that is meant for other programs does not take the reason away.
+    let failed = Run::new(&nowhere(), &gateway.addr)
+        .env("RUST_LOG", "hyper=info,off")
+        .end();
+    failed.failed(4, &["exporter", "is down"]);
     let silent = Run::new(&nowhere(), &gateway.addr).arg("-q").end();
     assert_eq!((silent.status, silent.stderr.as_str()), (Some(4), ""));
 }

@@ -1,6 +1,7 @@
 //! The stage: the real programs on free ports, and the forwarder.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -261,7 +262,7 @@ impl Run {
         run.env("EXPORTER_ADDR", exporter).env("PGW_ADDR", gateway)
     }
 
-    pub fn env(mut self, name: &str, value: &str) -> Run {
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Run {
         self.0.env(name, value);
         self
     }
