@@ -4,12 +4,22 @@ set -eu
 
 main() {
     cd "$(dirname "$0")"
-    case "${1-}" in
-        --demo) demo ;;
-        --packages) shift && install_packages "$@" ;;
-        -h | --help) usage ;;
-        *) usage >&2 && exit 2 ;;
+    # No call stands in a condition, where "set -e" would not hold in it.
+    case "$#:${1-}" in
+        1:--demo) demo ;;
+        1:--packages) wrong ;;
+        *:--packages)
+            shift
+            install_packages "$@"
+            ;;
+        1:-h | 1:--help) usage ;;
+        *) wrong ;;
     esac
+}
+
+wrong() {
+    usage >&2
+    exit 2
 }
 
 usage() {
@@ -38,18 +48,21 @@ demo() {
     forwarder=${CARGO_TARGET_DIR:-target}/release/pgw-forwarder
 
     trap end_demo EXIT
-    trap 'trap "" INT TERM HUP; say "ending"; exit 0' INT TERM HUP
+    trap 'say "ending"; exit 0' INT TERM HUP
+    trap 'exit 1' PIPE
     directory=$(mktemp -d)
-    exporter=127.0.0.1:$(free_port 9014)
-    gateway=127.0.0.1:$(free_port 9091)
-    prometheus=127.0.0.1:$(free_port 9090)
+    # A proxy for the rest of the world is none for this host.
+    export no_proxy=127.0.0.1
 
+    exporter=127.0.0.1:$(free_port 9014)
     say "starting node_exporter on $exporter: the node, reachable from this host only"
     start node_exporter "http://$exporter/" "$(program node_exporter)" \
         "--web.listen-address=$exporter" --web.disable-exporter-metrics
+    gateway=127.0.0.1:$(free_port 9091)
     say "starting Pushgateway on $gateway"
     start pushgateway "http://$gateway/-/ready" "$(program pushgateway)" \
         "--web.listen-address=$gateway" --persistence.file=
+    prometheus=127.0.0.1:$(free_port 9090)
     say "starting Prometheus on $prometheus: it scrapes the Pushgateway, not the node"
     write_prometheus_config >"$directory/prometheus.yml"
     start prometheus "http://$prometheus/-/ready" "$(program prometheus)" \
@@ -66,7 +79,7 @@ demo() {
     echo "Pushgateway    http://$gateway/"
     echo "Prometheus     http://$prometheus/graph?g0.expr=node_load1&g0.tab=0&g0.range_input=5m"
     while pause 5; do
-        push
+        push || err "a push has failed, see above; the demo is over"
     done
 }
 
@@ -90,9 +103,9 @@ push() {
 show_answer() {
     say "asking Prometheus: $1"
     tries=30
-    until answer=$(promtool query instant "http://$prometheus" "$1") && [ -n "$answer" ]; do
+    until answer=$(promtool query instant "http://$prometheus" "$1" 2>&1) && [ -n "$answer" ]; do
         tries=$((tries - 1))
-        [ "$tries" -gt 0 ] || err "Prometheus does not know it; it says: $(cat "$directory/prometheus.log")"
+        [ "$tries" -gt 0 ] || err "Prometheus does not know it: $answer $(cat "$directory/prometheus.log")"
         pause 1
     done
     echo "$answer"
@@ -105,10 +118,17 @@ start() {
     "$@" >"$directory/$name.log" 2>&1 &
     server=$!
     servers="${servers-} $server"
-    until curl --silent --fail --noproxy '*' --max-time 2 --output /dev/null "$url"; do
-        kill -0 "$server" 2>/dev/null || err "$name ended: $(cat "$directory/$name.log")"
+    until curl --silent --fail --max-time 2 --output /dev/null "$url"; do
+        is_alive "$server" || err "$name ended: $(cat "$directory/$name.log")"
         pause 0.1
     done
+    # Somebody else may have been faster to take the port, and have answered.
+    pause 0.1
+    is_alive "$server" || err "$name ended: $(cat "$directory/$name.log")"
+}
+
+is_alive() {
+    kill -0 "$1" 2>/dev/null
 }
 
 # Sleeps so that a signal is answered at once.
@@ -119,6 +139,7 @@ pause() {
 }
 
 end_demo() {
+    trap '' INT TERM HUP PIPE
     # Their ends are expected, whatever their statuses.
     # shellcheck disable=SC2086 # a list of PIDs
     kill ${servers-} ${sleeper-} 2>/dev/null || :
@@ -174,47 +195,43 @@ install_packages() {
         is_installed "$package" || lacking="$lacking $package"
     done
     [ -n "$lacking" ] || return 0
+    [ "$(id -u)" = 0 ] || has sudo || err "these packages are missing, and to install them takes root:$lacking"
 
     say "installing from the distribution:$lacking"
-    forbidding=yes
+    log=$(mktemp)
     trap stop_forbidding EXIT
     trap 'exit 130' INT TERM HUP
     forbid_services
-    log=$(mktemp)
     # shellcheck disable=SC2086 # a list of names
     if ! { as_root apt-get -q update &&
         as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
             apt-get -qy install --no-install-recommends $lacking; } >"$log" 2>&1; then
-        cat "$log" >&2
-        rm "$log"
-        err "apt-get could not install:$lacking"
+        err "apt-get could not install$lacking: $(cat "$log")"
     fi
-    rm "$log"
-    stop_forbidding
     trap - EXIT INT TERM HUP
+    stop_forbidding
 }
 
 policy=/usr/sbin/policy-rc.d
+mark="# pgw-forwarder's install.sh: no service starts while it installs packages"
 
 # Debian's way to say that a package may not start its service: this program's exit status.
 forbid_services() {
-    if [ -e "$policy" ]; then
+    # One that an interrupted run of this script has left is not the administrator's.
+    if [ -e "$policy" ] && ! grep -qsF "$mark" "$policy"; then
         as_root mv "$policy" "$policy.saved"
     fi
-    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+    printf '#!/bin/sh\n%s\nexit 101\n' "$mark" | as_root tee "$policy" >/dev/null
     as_root chmod 755 "$policy"
 }
 
 stop_forbidding() {
-    [ -n "${forbidding-}" ] || return 0
-    forbidding=
+    rm -f "$log"
     for package in $lacking; do
-        is_installed "$package" && disable_services "$package"
+        ! is_installed "$package" || disable_services "$package"
     done
     as_root rm -f "$policy"
-    if [ -e "$policy.saved" ]; then
-        as_root mv "$policy.saved" "$policy"
-    fi
+    [ ! -e "$policy.saved" ] || as_root mv "$policy.saved" "$policy"
 }
 
 # Services are enabled when they are installed, for the next boot, in systemd's way and init's.

@@ -14,12 +14,12 @@ bench() {
     trap end_demo EXIT
     trap 'exit 130' INT TERM HUP
     directory=$(mktemp -d)
+    FORWARDER_LOCK_FILE=$directory/lock no_proxy=127.0.0.1
     EXPORTER_ADDR=127.0.0.1:$(free_port 19014)
-    PGW_ADDR=127.0.0.1:$(free_port 19091)
-    FORWARDER_LOCK_FILE=$directory/lock
-    export EXPORTER_ADDR PGW_ADDR FORWARDER_LOCK_FILE
+    export EXPORTER_ADDR PGW_ADDR FORWARDER_LOCK_FILE no_proxy
     start node_exporter "http://$EXPORTER_ADDR/" "$(program node_exporter)" \
         "--web.listen-address=$EXPORTER_ADDR" --web.disable-exporter-metrics
+    PGW_ADDR=127.0.0.1:$(free_port 19091)
     start pushgateway "http://$PGW_ADDR/-/ready" "$(program pushgateway)" \
         "--web.listen-address=$PGW_ADDR" --persistence.file=
 
