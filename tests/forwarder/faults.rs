@@ -3,13 +3,14 @@
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use crate::fake::{Fake, answer, drip, hang, read_head, reset, text};
-use crate::stage::{Ended, Run, Server, families, free_port};
+use crate::stage::{Ended, FORWARDER, Run, Server, families, free_port};
 
 const GOOD: &str = "# HELP a_metric What it is.\n# TYPE a_metric gauge\na_metric{b=\"c\"} 42\n";
 
@@ -795,4 +796,19 @@ fn every_fault_has_its_status_its_line_and_leaves_nothing_false() {
         failed.len(),
         rows.len()
     );
+}
+
+#[test]
+fn memory_is_bounded_by_the_exposition_also_when_it_is_refused() {
+    // One line of 30 MB, in words, and a third more than that to hold it in.
+    let body = text(&"x ".repeat(15_000_000));
+    let fake = Fake::alive(move |stream| stream.write_all(&body).unwrap_or_default());
+    let output = Command::new("/bin/sh")
+        .args(["-c", "ulimit -v 40000 && exec \"$0\"", FORWARDER])
+        .env_clear()
+        .env("EXPORTER_ADDR", &fake.addr)
+        .env("TMPDIR", env!("CARGO_TARGET_TMPDIR"))
+        .output()
+        .unwrap();
+    Ended::new(output, Duration::ZERO).failed(5, &["exporter", "line 1 is not a sample"]);
 }
