@@ -3,7 +3,9 @@
 # node_exporter, a real Pushgateway, the two in turn. Prints a table; fails if a bound is missed.
 set -eu
 cd "$(dirname "$0")/.."
+only_verbs=yes
 . ./install.sh
+. deploy/demo.sh
 
 bench() {
     find_cargo

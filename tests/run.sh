@@ -5,10 +5,10 @@ cd "$(dirname "$0")/.."
 PATH=$PATH:${HOME-}/.cargo/bin
 
 if command -v apt-get >/dev/null; then
-    ./install.sh --packages curl prometheus prometheus-node-exporter prometheus-pushgateway \
-        shellcheck tinyproxy-bin
+    ./install.sh --packages curl debootstrap iproute2 prometheus prometheus-node-exporter \
+        prometheus-pushgateway shellcheck systemd-container tinyproxy-bin
 fi
-shellcheck install.sh tests/*.sh .ci/run
+shellcheck --external-sources install.sh deploy/*.sh tests/*.sh .ci/run
 cargo fmt --check
 cargo clippy --locked --all-targets -- --deny warnings
 # The demo's, built here so that its test does not wait for it.

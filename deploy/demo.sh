@@ -1,0 +1,133 @@
+# shellcheck shell=sh disable=SC2154
+# The servers of "install.sh --demo" and of tests/bench.sh, which both read this file.
+
+demo() {
+    find_cargo
+    install_programs
+    say "building pgw-forwarder"
+    cargo build --release --locked
+    forwarder=${CARGO_TARGET_DIR:-target}/release/pgw-forwarder
+
+    trap end_demo EXIT
+    trap 'say "ending"; exit 0' INT TERM HUP
+    trap 'exit 1' PIPE
+    directory=$(mktemp -d)
+    # A proxy for the rest of the world is none for this host.
+    export no_proxy=127.0.0.1
+
+    exporter=127.0.0.1:$(free_port 9014)
+    say "starting node_exporter on $exporter: the node, reachable from this host only"
+    start node_exporter "http://$exporter/" "$(program node_exporter)" \
+        "--web.listen-address=$exporter" --web.disable-exporter-metrics
+    gateway=127.0.0.1:$(free_port 9091)
+    say "starting Pushgateway on $gateway"
+    start pushgateway "http://$gateway/-/ready" "$(program pushgateway)" \
+        "--web.listen-address=$gateway" --persistence.file=
+    prometheus=127.0.0.1:$(free_port 9090)
+    say "starting Prometheus on $prometheus: it scrapes the Pushgateway, not the node"
+    write_prometheus_config >"$directory/prometheus.yml"
+    start prometheus "http://$prometheus/-/ready" "$(program prometheus)" \
+        "--config.file=$directory/prometheus.yml" "--storage.tsdb.path=$directory/data" \
+        "--web.listen-address=$prometheus"
+
+    say "pushing once, as cron does every minute:"
+    echo "EXPORTER_ADDR=$exporter PGW_ADDR=$gateway $forwarder -v"
+    push -v
+    show_answer "node_load1{job=\"node\",instance=\"$(uname -n)\"}"
+
+    say "look for yourself; it pushes every 5 seconds until you press Ctrl-C"
+    echo "node_exporter  http://$exporter/metrics"
+    echo "Pushgateway    http://$gateway/"
+    echo "Prometheus     http://$prometheus/graph?g0.expr=node_load1&g0.tab=0&g0.range_input=5m"
+    while pause 5; do
+        push || err "a push has failed, see above; the demo is over"
+    done
+}
+
+write_prometheus_config() {
+    cat <<CONFIG
+scrape_configs:
+  - job_name: pushgateway
+    # The labels job and instance are the node's own, not the Pushgateway's.
+    honor_labels: true
+    scrape_interval: 2s
+    static_configs:
+      - targets: ['$gateway']
+CONFIG
+}
+
+push() {
+    EXPORTER_ADDR=$exporter PGW_ADDR=$gateway FORWARDER_LOCK_FILE=$directory/lock "$forwarder" "$@"
+}
+
+# Asks Prometheus until it has scraped what was pushed.
+show_answer() {
+    say "asking Prometheus: $1"
+    tries=30
+    until answer=$(promtool query instant "http://$prometheus" "$1" 2>&1) && [ -n "$answer" ]; do
+        tries=$((tries - 1))
+        [ "$tries" -gt 0 ] || err "Prometheus does not know it: $answer $(cat "$directory/prometheus.log")"
+        pause 1
+    done
+    echo "$answer"
+}
+
+# start NAME URL COMMAND...: runs a server in the background until URL answers.
+start() {
+    name=$1 url=$2
+    shift 2
+    "$@" >"$directory/$name.log" 2>&1 &
+    server=$!
+    servers="${servers-} $server"
+    until curl --silent --fail --max-time 2 --output /dev/null "$url"; do
+        is_alive "$server" || err "$name ended: $(cat "$directory/$name.log")"
+        pause 0.1
+    done
+    # Somebody else may have been faster to take the port, and have answered.
+    pause 0.1
+    is_alive "$server" || err "$name ended: $(cat "$directory/$name.log")"
+}
+
+is_alive() {
+    kill -0 "$1" 2>/dev/null
+}
+
+# Sleeps so that a signal is answered at once.
+pause() {
+    sleep "$1" &
+    sleeper=$!
+    wait "$sleeper"
+}
+
+end_demo() {
+    trap '' INT TERM HUP PIPE
+    # Their ends are expected, whatever their statuses.
+    # shellcheck disable=SC2086 # a list of PIDs
+    kill ${servers-} ${sleeper-} 2>/dev/null || :
+    wait
+    [ -z "${directory-}" ] || rm -rf "$directory"
+}
+
+# The first port from $1 on where nothing listens.
+free_port() {
+    port=$1
+    while grep -qs ":$(printf %04X "$port") [0-9A-F]*:0000 0A " /proc/net/tcp /proc/net/tcp6; do
+        port=$((port + 1))
+    done
+    echo "$port"
+}
+
+find_cargo() {
+    PATH=$PATH:${HOME-}/.cargo/bin
+    has cargo || err "Rust is missing; get it from https://rustup.rs, and run this as the same user"
+}
+
+install_programs() {
+    missing=
+    program node_exporter >/dev/null || missing="$missing prometheus-node-exporter"
+    program pushgateway >/dev/null || missing="$missing prometheus-pushgateway"
+    has prometheus && has promtool || missing="$missing prometheus"
+    has curl || missing="$missing curl"
+    # shellcheck disable=SC2086 # a list of names
+    [ -z "$missing" ] || install_packages $missing
+}
