@@ -5,5 +5,7 @@ mod fake;
 mod faults;
 mod input;
 mod lock;
+mod machine;
+mod node;
 mod pipeline;
 mod stage;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 use std::{env, fs, process, thread};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -181,6 +182,12 @@ impl Server {
             fs::write(&config, format!("Listen {host}\nPort {port}\n{extra}\n")).unwrap();
             vec!["-d".into(), "-c".into(), config.display().to_string()]
         })
+    }
+
+    /// Stops this program where it is, or lets it go on.
+    pub fn pause(&self, pause: bool) {
+        let signal = if pause { Signal::STOP } else { Signal::CONT };
+        kill_process(Pid::from_child(&self.process), signal).unwrap();
     }
 
     pub fn log(&self) -> String {
