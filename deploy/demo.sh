@@ -40,7 +40,8 @@ demo() {
     echo "Pushgateway    http://$gateway/"
     echo "Prometheus     http://$prometheus/graph?g0.expr=node_load1&g0.tab=0&g0.range_input=5m"
     while pause 5; do
-        push || err "a push has failed, see above; the demo is over"
+        # Ctrl-C may end the push before the script sees it.
+        push || [ $? -gt 128 ] || err "a push has failed, see above; the demo is over"
     done
 }
 
@@ -76,7 +77,8 @@ show_answer() {
 start() {
     name=$1 url=$2
     shift 2
-    "$@" >"$directory/$name.log" 2>&1 &
+    # In a session of its own: Ctrl-C is for this script, which ends it in its turn.
+    setsid "$@" >"$directory/$name.log" 2>&1 &
     server=$!
     servers="${servers-} $server"
     until curl --silent --fail --max-time 2 --output /dev/null "$url"; do
