@@ -19,9 +19,9 @@ impl Address {
                 "{path:?} has to be percent-encoded: printable ASCII without '#'"
             ));
         }
-        format!("{self}/{path}")
-            .parse()
-            .map_err(|e| format!("{:.100}... is no URL: {e}", format!("{self}/{path}")))
+        let url = format!("{self}/{path}");
+        url.parse()
+            .map_err(|e| format!("{url:.100}... is no URL: {e}"))
     }
 }
 

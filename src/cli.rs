@@ -125,8 +125,8 @@ pub struct Cli {
     #[arg(default_value = "10", value_parser = limit, allow_hyphen_values = true)]
     push_timeout: Duration,
 
-    /// Sleep a share of this many seconds (0 to 86400) before the probe, fixed for each grouping key, so that
-    /// a fleet does not push in the same second
+    /// Sleep a share of this many seconds (0 to 86400) before the probe, fixed for each grouping
+    /// key, so that a fleet does not push in the same second
     #[arg(
         long,
         env = "FORWARDER_SPLAY",
