@@ -305,12 +305,19 @@ fn the_default_directory_has_to_be_this_users_alone() {
 fn a_run_that_sleeps_its_splay_holds_the_lock() {
     let gateway = Fake::answering(|_| answer(200, "", ""));
     let exporter = Fake::answering(|_| text("a 1\n"));
-    let run = || Run::new(&exporter.addr, &gateway.addr).instance("node1.example");
+    let directory = tempfile::tempdir().unwrap();
+    let lock = directory.path().join("lock");
+    let run = || {
+        let run = Run::new(&exporter.addr, &gateway.addr);
+        locked(run.instance("node1.example"), &lock)
+    };
     let first = run().env("FORWARDER_SPLAY", "3600").start();
-    let second = wait_for("the lock", || {
-        Some(run().end()).filter(|run| run.status == Some(3))
+    let pid = first.id().to_string();
+    wait_for("the lock", || {
+        let holder = fs::read_to_string(&lock).ok()?;
+        (holder.trim() == pid).then_some(())
     });
-    second.failed(3, &[&format!("PID {}", first.id())]);
+    run().end().failed(3, &[&format!("PID {pid}")]);
     kill(first);
     run().end().succeeded();
 }
