@@ -10,7 +10,7 @@ use clap::error::{ContextKind, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use log::LevelFilter;
-use ureq::http::Method;
+use ureq::http::{Method, Uri};
 
 use crate::address::Address;
 use crate::exit::{self, Status};
@@ -19,6 +19,7 @@ use crate::gateway::Gateway;
 use crate::group::Group;
 use crate::http::Client;
 use crate::proxy;
+use crate::prune::Rule;
 
 const PROXIES: &str = "\
 Proxies:
@@ -92,10 +93,13 @@ pub struct Cli {
     #[arg(default_value = "127.0.0.1:9091")]
     pgw_addr: Address,
 
-    /// The label job of the grouping key
+    /// The label job of the grouping key; for --prune, if it is given, the only one to prune
     #[arg(long, env, value_name = "JOB", help_heading = "Gateway")]
     #[arg(default_value = "node", value_parser = not_empty)]
     pgw_job: String,
+
+    #[arg(skip)]
+    job_is_given: bool,
 
     /// The label instance of the grouping key [default: this host's name]
     #[arg(long, env, value_name = "INSTANCE", help_heading = "Gateway")]
@@ -146,13 +150,26 @@ pub struct Cli {
     )]
     pub lock_file: Option<PathBuf>,
 
-    /// Probe and scrape, and write to stdout what would be pushed; takes no lock, sleeps no splay
+    /// Probe and scrape, and write to stdout what would be pushed, or with --prune what would be
+    /// deleted; takes no lock, sleeps no splay
     #[arg(long, help_heading = "Run")]
     pub dry_run: bool,
 
     /// Remove this node's group from the gateway, and do nothing else
     #[arg(long, conflicts_with = "dry_run", help_heading = "Run")]
     pub delete: bool,
+
+    /// On the monitoring host: delete the groups whose last push is more than this many seconds (1
+    /// to 315360000) ago by the gateway's clock, and do nothing else; each of its requests may take
+    /// as long as a push
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        conflicts_with = "delete",
+        help_heading = "Run"
+    )]
+    #[arg(value_parser = age, allow_hyphen_values = true)]
+    prune: Option<Duration>,
 
     /// Say more: -v what is done, -vv how; without it, RUST_LOG tells [default: warn]
     #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", help_heading = "Run")]
@@ -186,6 +203,19 @@ impl Cli {
                 .filter(|l| !l.is_empty())
                 .map(String::from)
                 .collect();
+        }
+        cli.job_is_given = matches.value_source("pgw_job") != Some(ValueSource::DefaultValue);
+        if cli.prune.is_some() {
+            // Not so a variable, which the cron file of a node may have for the node's own pushes.
+            let is_option = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+            if let Some(id) = ["pgw_instance", "pgw_label"]
+                .into_iter()
+                .find(|id| is_option(id))
+            {
+                let option = id.replace('_', "-");
+                let why = format!("--prune is for all groups, or all of a job: not for --{option}");
+                return Err(Cli::command().error(ErrorKind::ArgumentConflict, why));
+            }
         }
         Ok(cli)
     }
@@ -237,18 +267,34 @@ impl Cli {
         Group::new(&self.pgw_job, &instance, &self.pgw_label).map_err(usage("pgw_label"))
     }
 
-    /// The group's place on the gateway that the options describe.
-    pub fn gateway(&self, group: &Group) -> Result<Gateway> {
-        let url = self
-            .pgw_addr
-            .join(&group.path())
-            .map_err(usage("pgw_instance"))?;
+    /// The place of a group on the gateway.
+    pub fn url(&self, group: &Group) -> Result<Uri> {
+        let url = self.pgw_addr.join(&group.path());
+        url.map_err(usage("pgw_instance"))
+    }
+
+    /// The place of the gateway's own metrics, and those of all groups.
+    pub fn page(&self) -> Result<Uri> {
+        self.pgw_addr.join("metrics").map_err(usage("pgw_addr"))
+    }
+
+    /// What to prune, if that is what to do.
+    pub fn prune(&self) -> Option<Rule> {
+        Some(Rule {
+            age: self.prune?,
+            job: self.job_is_given.then(|| self.pgw_job.clone()),
+        })
+    }
+
+    /// The gateway that the options describe.
+    pub fn gateway(&self) -> Result<Gateway> {
         // What is not UTF-8 does not become unset: it will not parse.
         let variable = |name: &str| Some(env::var_os(name)?.to_string_lossy().into_owned());
-        let proxy = proxy::for_url(&url, variable).map_err(|why| Status::Usage.because(why))?;
+        let proxy =
+            proxy::for_url(&self.page()?, variable).map_err(|why| Status::Usage.because(why))?;
         Ok(Gateway {
             client: Client::new(proxy),
-            url,
+            address: self.pgw_addr.clone(),
             method: match self.pgw_method {
                 PushMethod::Post => Method::POST,
                 PushMethod::Put => Method::PUT,
@@ -316,23 +362,25 @@ fn usage(id: &'static str) -> impl Fn(String) -> anyhow::Error {
     }
 }
 
-fn seconds(text: &str, least: f64) -> Result<Duration, String> {
+fn seconds(text: &str, least: f64, most: f64) -> Result<Duration, String> {
     match text.parse() {
-        Ok(seconds) if (least..=MOST_SECONDS).contains(&seconds) => {
-            Ok(Duration::from_secs_f64(seconds))
-        }
+        Ok(seconds) if (least..=most).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
         _ => Err(format!(
-            "{text:?} is not a number of seconds from {least} to {MOST_SECONDS}"
+            "{text:?} is not a number of seconds from {least} to {most}"
         )),
     }
 }
 
 fn limit(text: &str) -> Result<Duration, String> {
-    seconds(text, 0.001)
+    seconds(text, 0.001, MOST_SECONDS)
 }
 
 fn splay(text: &str) -> Result<Duration, String> {
-    seconds(text, 0.0)
+    seconds(text, 0.0, MOST_SECONDS)
+}
+
+fn age(text: &str) -> Result<Duration, String> {
+    seconds(text, 1.0, 3650.0 * MOST_SECONDS)
 }
 
 fn bytes(text: &str) -> Result<u64, String> {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// Pushed; or the dry run or the delete is done.
+    /// Pushed; or the dry run, the delete or the prune is done.
     Done = 0,
     /// The lock file cannot be used, the machine itself failed, or a bug.
     Unexpected = 1,
@@ -27,7 +27,7 @@ pub enum Status {
 /// The statuses as `--help` shows them.
 pub const HELP: &str = "\
 Exit status:
-  0  pushed (or: dry run or delete done)
+  0  pushed (or: dry run, delete or prune done)
   1  unexpected: the lock file cannot be used, the machine itself failed, or a
      bug
   2  usage: an option or variable does not parse; nothing was contacted

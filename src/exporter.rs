@@ -5,16 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use log::info;
-use ureq::http::{Request, Response, StatusCode, Uri, Version, header};
+use ureq::http::{Request, Response, StatusCode, Uri, header};
 use ureq::{Body, Error};
 
 use crate::exit::Status;
 use crate::exposition::Exposition;
-use crate::http::{Client, cause, words};
+use crate::http::{Client, TEXT, cause, check_length, check_type, words};
 use crate::socket::is_gone;
-
-/// The text format that is asked for; also what an answer without a Content-Type is taken for.
-const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The likeliest remedy when something else answers than metrics.
 const HINT: &str = " (is --exporter-metric, EXPORTER_METRIC, right?)";
@@ -90,7 +87,8 @@ impl Exporter {
         if response.status() != StatusCode::OK {
             return Err(unusable(format!("it answered {}{HINT}", words(response))));
         }
-        let length = check_head(&response).map_err(unusable)?;
+        check_type(&response).map_err(|why| unusable(why + HINT))?;
+        let length = check_length(&response).map_err(unusable)?;
         if length.is_some_and(|length| length > self.max_bytes) {
             return Err(unusable(self.too_large()));
         }
@@ -138,42 +136,4 @@ impl Exporter {
             self.max_bytes
         )
     }
-}
-
-/// Checks that an answer's head promises the text format, unencoded and of a length that shows
-/// whether all of it has come. Returns that length where it is known beforehand.
-fn check_head(response: &Response<Body>) -> Result<Option<u64>, String> {
-    let headers = response.headers();
-    let text = |name| {
-        headers
-            .get(name)
-            .map(|v| String::from_utf8_lossy(v.as_bytes()))
-    };
-    if let Some(found) = text(header::CONTENT_TYPE) {
-        let mut parts = found
-            .split(';')
-            .map(|part| part.trim().to_ascii_lowercase());
-        let is_text = parts
-            .next()
-            .is_some_and(|media_type| media_type == "text/plain")
-            && parts.all(|p| match p.strip_prefix("version=") {
-                Some(version) => version.trim_matches('"') == "0.0.4",
-                None => true,
-            });
-        if !is_text {
-            return Err(format!("its answer is {found}, not the text format{HINT}"));
-        }
-    }
-    match text(header::CONTENT_ENCODING) {
-        Some(encoding) if !encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity") => {
-            return Err(format!("its answer is encoded ({encoding}), unasked"));
-        }
-        _ => {}
-    }
-    let chunked = response.version() == Version::HTTP_11
-        && text(header::TRANSFER_ENCODING).is_some_and(|v| v.eq_ignore_ascii_case("chunked"));
-    if !chunked && !headers.contains_key(header::CONTENT_LENGTH) {
-        return Err("its answer has neither a length nor chunks, so a part looks like all".into());
-    }
-    Ok(response.body().content_length())
 }

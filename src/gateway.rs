@@ -1,23 +1,24 @@
-//! The gateway's side: store this node's group, or remove it.
+//! The gateway's side: store a group, remove it, or read what all of them hold.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use log::info;
-use ureq::http::{Method, Request, StatusCode, Uri, header};
-use ureq::{AsSendBody, http};
+use ureq::http::{Method, Request, Response, StatusCode, Uri, header};
+use ureq::{AsSendBody, Body, http};
 
+use crate::address::Address;
 use crate::exit::Status;
 use crate::exposition::Exposition;
-use crate::http::{Client, cause, words};
+use crate::http::{Client, TEXT, cause, check_length, check_type, words};
 
-/// One group on a gateway.
+/// A gateway, and how to speak to it.
 #[derive(Debug)]
 pub struct Gateway {
     /// Through a proxy where the environment names one.
     pub client: Client,
-    /// The group's URL.
-    pub url: Uri,
+    /// Below it are the groups, each at the path of its key.
+    pub address: Address,
     /// `POST` replaces the families that are pushed, `PUT` the whole group.
     pub method: Method,
     /// For a whole request and its answer.
@@ -25,33 +26,68 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Pushes an exposition.
-    pub fn push(&self, exposition: &Exposition) -> Result<()> {
+    /// Pushes an exposition to the group at `url`.
+    pub fn push(&self, url: &Uri, exposition: &Exposition) -> Result<()> {
         let request = Request::builder().header(header::CONTENT_TYPE, &exposition.content_type);
-        self.send(request.method(&self.method), &exposition.body[..])
+        let request = request.method(&self.method);
+        self.send(url, request, &exposition.body[..]).map(drop)
     }
 
-    /// Deletes the group.
-    pub fn delete(&self) -> Result<()> {
-        self.send(Request::builder().method(Method::DELETE), ())
+    /// Deletes the group at `url`.
+    pub fn delete(&self, url: &Uri) -> Result<()> {
+        let request = Request::builder().method(Method::DELETE);
+        self.send(url, request, ()).map(drop)
     }
 
-    fn send(&self, request: http::request::Builder, body: impl AsSendBody) -> Result<()> {
-        let side = || format!("gateway {}{}", self.url, self.client.route());
-        let unreachable = |why: String| {
-            Status::GatewayUnreachable.because(format!(
-                "{} is unreachable: {why}; is it up, and is --pgw-addr (PGW_ADDR) right?",
-                side()
-            ))
-        };
+    /// The page at `url` that has the metrics of all groups: its head, and a body that shows
+    /// whether all of it has come.
+    pub fn page(&self, url: &Uri) -> Result<Response<Body>> {
+        // A name of a label that is none of the text format's comes as a URL has it, too.
+        let text = format!("{TEXT}; escaping=values");
+        let request = Request::builder()
+            .header(header::ACCEPT, text)
+            .header(header::ACCEPT_ENCODING, "identity");
+        let page = self.send(url, request, ())?;
+        check_type(&page)
+            .and_then(|()| check_length(&page))
+            .map_err(|why| {
+                Status::GatewayRefused.because(format!("{} is no gateway: {why}", self.at(url)))
+            })?;
+        Ok(page)
+    }
+
+    /// The gateway in messages, as it was asked for `url`.
+    pub fn at(&self, url: &Uri) -> String {
+        format!("gateway {url}{}", self.client.route())
+    }
+
+    /// An error that no answer came.
+    pub fn unreachable(&self, url: &Uri, why: &str) -> anyhow::Error {
+        Status::GatewayUnreachable.because(format!(
+            "{} is unreachable: {why}; is it up, and is --pgw-addr (PGW_ADDR) right?",
+            self.at(url)
+        ))
+    }
+
+    fn send(
+        &self,
+        url: &Uri,
+        request: http::request::Builder,
+        body: impl AsSendBody,
+    ) -> Result<Response<Body>> {
         let started = Instant::now();
         let response = self
             .client
-            .send(request.uri(&self.url), body, self.timeout)
-            .map_err(|e| unreachable(cause(&e, self.timeout)))?;
+            .send(request.uri(url), body, self.timeout)
+            .map_err(|e| self.unreachable(url, &cause(&e, self.timeout)))?;
         let status = response.status();
         if !status.is_success() {
-            let why = format!("{} refused: {}{}", side(), words(response), remedy(status));
+            let why = format!(
+                "{} refused: {}{}",
+                self.at(url),
+                words(response),
+                remedy(status)
+            );
             return Err(Status::GatewayRefused.because(why));
         }
         let content_type = response.headers().get(header::CONTENT_TYPE);
@@ -59,17 +95,17 @@ impl Gateway {
             // A login page, a default page, an exporter: whatever it is, it has stored nothing.
             let why = format!(
                 "{} is no gateway: it answered {status} and an HTML page",
-                side()
+                self.at(url)
             );
             return Err(Status::GatewayRefused.because(why));
         }
         if self.client.was_cut() {
             let why = format!("it answered {status} before it had read all");
-            return Err(unreachable(why));
+            return Err(self.unreachable(url, &why));
         }
         let took = started.elapsed().as_millis();
-        info!("{} answered {status} after {took} ms", side());
-        Ok(())
+        info!("{} answered {status} after {took} ms", self.at(url));
+        Ok(response)
     }
 }
 

@@ -25,10 +25,7 @@ impl Group {
             let (name, value) = label
                 .split_once('=')
                 .ok_or_else(|| format!("{label:?} is not of the form NAME=VALUE"))?;
-            let valid = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-                && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-                && !name.starts_with("__");
-            if !valid {
+            if !is_name(name) || name.starts_with("__") {
                 return Err(format!(
                     "{name:?} is no label name: [a-zA-Z_][a-zA-Z0-9_]*, not beginning with __"
                 ));
@@ -42,12 +39,18 @@ impl Group {
         if let Some(twice) = others.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(format!("{} is given twice", twice[0].0));
         }
-        let mut group = vec![
-            ("job".to_owned(), job.to_owned()),
-            ("instance".to_owned(), instance.to_owned()),
-        ];
-        group.append(&mut others);
-        Ok(Group(group))
+        others.push(("job".to_owned(), job.to_owned()));
+        others.push(("instance".to_owned(), instance.to_owned()));
+        Ok(Group::of(others))
+    }
+
+    /// The grouping key of these labels, a job among them.
+    pub fn of(mut labels: Vec<(String, String)>) -> Group {
+        labels.sort_by(|(a, _), (b, _)| {
+            let place = |name: &str| (name != "job", name != "instance");
+            (place(a), a).cmp(&(place(b), b))
+        });
+        Group(labels)
     }
 
     /// The path of the group below the gateway's address, by the rules of
@@ -78,6 +81,12 @@ impl Group {
         // 53 bits are what an f64 holds exactly.
         (fingerprint(&self.path()) >> 11) as f64 / (1u64 << 53) as f64
     }
+}
+
+/// Whether this is a name of a label.
+pub fn is_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 /// 64 bits of `text`: FNV-1a, which lets names that differ in their last letter stay close

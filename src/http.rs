@@ -1,5 +1,6 @@
 //! The HTTP client of both sides, and its errors in words.
 
+use std::borrow::Cow;
 use std::io::{ErrorKind, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,12 +8,15 @@ use std::time::Duration;
 
 use log::debug;
 use ureq::http::request::Builder;
-use ureq::http::{Response, header};
+use ureq::http::{HeaderName, Response, Version, header};
 use ureq::{Agent, AsSendBody, Body, Error, Timeout};
 
 use crate::exposition::excerpt;
 use crate::proxy::Proxy;
 use crate::socket::{Names, Sockets};
+
+/// The text format that is asked for; also what an answer without a Content-Type is taken for.
+pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// A client that follows no redirect and takes every status for an answer.
 #[derive(Debug)]
@@ -122,6 +126,50 @@ pub fn words(response: Response<Body>) -> String {
         text if text.is_empty() => head.status.to_string(),
         text => format!("{}: {text}", head.status),
     }
+}
+
+/// Checks that an answer promises the text format.
+pub fn check_type(response: &Response<Body>) -> Result<(), String> {
+    let Some(found) = text(response, header::CONTENT_TYPE) else {
+        return Ok(());
+    };
+    let mut parts = found
+        .split(';')
+        .map(|part| part.trim().to_ascii_lowercase());
+    let is_text = parts
+        .next()
+        .is_some_and(|media_type| media_type == "text/plain")
+        && parts.all(|p| match p.strip_prefix("version=") {
+            Some(version) => version.trim_matches('"') == "0.0.4",
+            None => true,
+        });
+    match is_text {
+        true => Ok(()),
+        false => Err(format!("its answer is {found}, not the text format")),
+    }
+}
+
+/// Checks that an answer is unencoded, and of a length that shows whether all of it has come.
+/// Returns that length where it is known beforehand.
+pub fn check_length(response: &Response<Body>) -> Result<Option<u64>, String> {
+    match text(response, header::CONTENT_ENCODING) {
+        Some(encoding) if !encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity") => {
+            return Err(format!("its answer is encoded ({encoding}), unasked"));
+        }
+        _ => {}
+    }
+    let chunked = response.version() == Version::HTTP_11
+        && text(response, header::TRANSFER_ENCODING)
+            .is_some_and(|v| v.eq_ignore_ascii_case("chunked"));
+    if !chunked && !response.headers().contains_key(header::CONTENT_LENGTH) {
+        return Err("its answer has neither a length nor chunks, so a part looks like all".into());
+    }
+    Ok(response.body().content_length())
+}
+
+fn text(response: &Response<Body>, name: HeaderName) -> Option<Cow<'_, str>> {
+    let value = response.headers().get(name)?;
+    Some(String::from_utf8_lossy(value.as_bytes()))
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ fn line(level: &str, message: &str) -> String {
 
 /// Escapes what is not to be seen: a message may quote what came over the network, and neither a
 /// terminal nor a log that is read line by line may be deceived by it.
-fn printable(message: &str) -> String {
+pub fn printable(message: &str) -> String {
     let mut text = String::with_capacity(message.len());
     for c in message.chars() {
         match c {

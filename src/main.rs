@@ -13,6 +13,7 @@ mod http;
 mod lock;
 mod logging;
 mod proxy;
+mod prune;
 mod socket;
 
 use std::io::{self, ErrorKind, Write};
@@ -21,6 +22,7 @@ use std::{env, panic, thread};
 
 use anyhow::{Context, Result};
 use log::info;
+use ureq::http::Uri;
 
 use cli::Cli;
 use exit::Status;
@@ -61,21 +63,28 @@ fn run(cli: &Cli) -> Result<()> {
         .ok()
         .filter(|filters| !filters.is_empty());
     logging::init(cli.level(), rust_log).map_err(|why| Status::Usage.because(why))?;
+    let gateway = cli.gateway()?;
+    if let Some(rule) = cli.prune() {
+        let page = cli.page()?;
+        if cli.dry_run {
+            let stale = prune::look(&gateway, &page, &rule)?;
+            let lines = stale.iter().map(|stale| format!("{stale}\n"));
+            return print(lines.collect::<String>().as_bytes());
+        }
+        let _lock = take_lock(cli, &page)?;
+        return prune::prune(&gateway, &page, &rule);
+    }
+
     let exporter = cli.exporter()?;
     let group = cli.group()?;
-    let gateway = cli.gateway(&group)?;
-
+    let url = cli.url(&group)?;
     if cli.dry_run {
         exporter.probe()?;
         return print(&exporter.scrape()?.body);
     }
-    let lock_file = match &cli.lock_file {
-        Some(path) => path.clone(),
-        None => lock::default_path(&gateway.url.to_string())?,
-    };
-    let _lock = Lock::take(&lock_file)?;
+    let _lock = take_lock(cli, &url)?;
     if cli.delete {
-        return gateway.delete();
+        return gateway.delete(&url);
     }
     let pause = cli.splay.mul_f64(group.share());
     if !pause.is_zero() {
@@ -83,7 +92,15 @@ fn run(cli: &Cli) -> Result<()> {
         thread::sleep(pause);
     }
     exporter.probe()?;
-    gateway.push(&exporter.scrape()?)
+    gateway.push(&url, &exporter.scrape()?)
+}
+
+/// The lock of the runs that are about `url`.
+fn take_lock(cli: &Cli, url: &Uri) -> Result<Lock> {
+    match &cli.lock_file {
+        Some(path) => Lock::take(path),
+        None => Lock::take(&lock::default_path(&url.to_string())?),
+    }
 }
 
 fn print(body: &[u8]) -> Result<()> {

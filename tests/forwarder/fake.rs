@@ -14,6 +14,10 @@ pub struct Request {
 }
 
 impl Request {
+    pub fn method(&self) -> &str {
+        self.head.split(' ').next().unwrap_or_default()
+    }
+
     pub fn path(&self) -> &str {
         self.head.split(' ').nth(1).unwrap_or_default()
     }
@@ -88,10 +92,26 @@ impl Fake {
 
     /// What passes to and from the server at `addr`, remembering the requests.
     pub fn in_front_of(addr: &str) -> Fake {
+        Fake::meddling(addr, |_| None)
+    }
+
+    /// The same, but for the requests that `answer` has an answer for: they do not reach the
+    /// server; an empty answer is none, and closes the connection.
+    pub fn meddling(
+        addr: &str,
+        answer: impl Fn(&Request) -> Option<Vec<u8>> + Send + Sync + 'static,
+    ) -> Fake {
         let addr = addr.to_owned();
         Fake::new(move |stream, seen| {
             while let Some(mut request) = read_head(stream) {
                 read_body(stream, &mut request);
+                if let Some(reply) = answer(&request) {
+                    seen.lock().unwrap().push(request);
+                    if reply.is_empty() || stream.write_all(&reply).is_err() {
+                        return;
+                    }
+                    continue;
+                }
                 let mut server = TcpStream::connect(&addr).unwrap();
                 let head = request
                     .head

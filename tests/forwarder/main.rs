@@ -8,4 +8,5 @@ mod lock;
 mod machine;
 mod node;
 mod pipeline;
+mod prune;
 mod stage;
