@@ -25,10 +25,13 @@ demo() {
         "--web.listen-address=$gateway" --persistence.file=
     prometheus=127.0.0.1:$(free_port 9090)
     say "starting Prometheus on $prometheus: it scrapes the Pushgateway, not the node"
-    write_prometheus_config >"$directory/prometheus.yml"
+    cp -r deploy/prometheus/. "$directory"
+    sed "s/gateway:9091/$gateway/; s/localhost:9090/$prometheus/; s/15s/2s/" \
+        deploy/prometheus/prometheus.yml >"$directory/prometheus.yml"
     start prometheus "http://$prometheus/-/ready" "$(program prometheus)" \
         "--config.file=$directory/prometheus.yml" "--storage.tsdb.path=$directory/data" \
-        "--web.listen-address=$prometheus"
+        "--web.listen-address=$prometheus" "--web.console.templates=$directory/consoles" \
+        "--web.console.libraries=$directory/consoles"
 
     say "pushing once, as cron does every minute:"
     echo "EXPORTER_ADDR=$exporter PGW_ADDR=$gateway $forwarder -v"
@@ -39,22 +42,11 @@ demo() {
     echo "node_exporter  http://$exporter/metrics"
     echo "Pushgateway    http://$gateway/"
     echo "Prometheus     http://$prometheus/graph?g0.expr=node_load1&g0.tab=0&g0.range_input=5m"
+    echo "the fleet      http://$prometheus/consoles/fleet.html"
     while pause 5; do
         # Ctrl-C may end the push before the script sees it.
         push || [ $? -gt 128 ] || err "a push has failed, see above; the demo is over"
     done
-}
-
-write_prometheus_config() {
-    cat <<CONFIG
-scrape_configs:
-  - job_name: pushgateway
-    # The labels job and instance are the node's own, not the Pushgateway's.
-    honor_labels: true
-    scrape_interval: 2s
-    static_configs:
-      - targets: ['$gateway']
-CONFIG
 }
 
 push() {

@@ -5,8 +5,9 @@ cd "$(dirname "$0")/.."
 PATH=$PATH:${HOME-}/.cargo/bin
 
 if command -v apt-get >/dev/null; then
-    ./install.sh --packages curl debootstrap iproute2 prometheus prometheus-node-exporter \
-        prometheus-pushgateway shellcheck systemd-container tinyproxy-bin
+    ./install.sh --packages apache2-utils busybox curl debootstrap iproute2 openssl prometheus \
+        prometheus-alertmanager prometheus-node-exporter prometheus-pushgateway shellcheck \
+        systemd-container tinyproxy-bin
 fi
 shellcheck --external-sources install.sh deploy/*.sh tests/*.sh .ci/run
 cargo fmt --check

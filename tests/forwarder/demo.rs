@@ -26,7 +26,7 @@ fn demo(end: impl Fn(Pid)) {
         .map(Result::unwrap);
     let mut said = Vec::new();
     let mut addresses = Vec::new();
-    while addresses.len() < 3 {
+    while addresses.len() < 4 {
         let line = lines
             .next()
             .unwrap_or_else(|| panic!("the demo ended: {said:#?}"));
@@ -43,15 +43,20 @@ fn demo(end: impl Fn(Pid)) {
         "{said:#?}"
     );
 
-    let [exporter, gateway, prometheus] = &addresses[..] else {
+    let [exporter, gateway, prometheus, fleet] = &addresses[..] else {
         unreachable!()
     };
+    assert_eq!(fleet, prometheus);
     assert!(
         get(&format!("http://{exporter}/metrics"))
             .unwrap()
             .contains("\nnode_load1 ")
     );
     assert!(get(&format!("http://{prometheus}/graph")).is_some());
+    wait_for("the page of the fleet", || {
+        let page = get(&format!("http://{prometheus}/consoles/fleet.html"))?;
+        page.contains("1 node pushes, none stopped").then_some(())
+    });
     wait_for("a second push", || (pushes(gateway) > 1).then_some(()));
 
     end(Pid::from_child(&demo));

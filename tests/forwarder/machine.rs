@@ -6,11 +6,12 @@ use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::stage::wait_for;
+use crate::stage::{find_program, wait_for};
 
 /// The address of the machine, and of the other end of its link.
 pub const INSIDE: &str = "10.213.0.2";
@@ -20,15 +21,12 @@ const NAME: &str = "pgwnode";
 /// The tools without which there is no machine; a line for those that are missing.
 pub fn needs() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
-        return Some("the booted node needs root".into());
+        return Some("a Debian of its own needs root".into());
     }
     let tools = ["debootstrap", "systemd-nspawn", "nsenter", "ip"];
-    let is_there = |tool: &&str| {
-        let found = Command::new("which").arg(tool).output();
-        found.is_ok_and(|output| output.status.success())
-    };
-    let missing: Vec<_> = tools.iter().filter(|tool| !is_there(tool)).collect();
-    (!missing.is_empty()).then(|| format!("the booted node needs {missing:?}"))
+    let is_missing = |tool: &&&str| find_program(&[**tool]).is_none();
+    let missing: Vec<_> = tools.iter().filter(is_missing).collect();
+    (!missing.is_empty()).then(|| format!("a Debian of its own needs {missing:?}"))
 }
 
 /// Runs a test of this program again, in a network and with mounts of its own; there, returns.
@@ -257,7 +255,10 @@ fn start(root: &Path) -> Child {
 
 /// A minimal Debian that has the packages that install.sh asks for at hand, but not installed.
 /// It is made once, and kept with the build.
-fn image() -> PathBuf {
+pub fn image() -> PathBuf {
+    // Two tests want it.
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _making = MAKING.lock();
     let image = Path::new(env!("CARGO_TARGET_TMPDIR")).join("node-image");
     if image.exists() {
         return image;

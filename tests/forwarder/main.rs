@@ -1,11 +1,13 @@
 //! What a user relies on, against the real programs. `tests/run.sh` installs them and runs this.
 
+mod compose;
 mod demo;
 mod fake;
 mod faults;
 mod input;
 mod lock;
 mod machine;
+mod monitoring;
 mod node;
 mod pipeline;
 mod prune;

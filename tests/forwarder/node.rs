@@ -45,7 +45,7 @@ impl Scene {
             ),
         ]);
         let gateway = Server::pushgateway_on(OUTSIDE, &[]);
-        let prometheus = Server::prometheus(&gateway);
+        let prometheus = Server::prometheus(&gateway, None);
         Scene {
             machine,
             gateway,

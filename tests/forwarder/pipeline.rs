@@ -17,7 +17,7 @@ fn nowhere() -> String {
 #[test]
 fn a_nodes_metrics_reach_prometheus_under_their_own_job_and_instance() {
     let (exporter, gateway) = (Server::node_exporter(), Server::pushgateway(&[]));
-    let prometheus = Server::prometheus(&gateway);
+    let prometheus = Server::prometheus(&gateway, None);
     Run::new(&exporter.addr, &gateway.addr)
         .instance("n1.example")
         .end()

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -28,6 +28,26 @@ pub fn free_port() -> u16 {
             return port;
         }
     }
+}
+
+/// Where the monitoring side has its configuration.
+const DEPLOYED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus");
+
+/// Seconds after which a Prometheus of this stage takes a push for old.
+pub const OLD: u32 = 10;
+
+/// A file of the monitoring side, with a text in it replaced, which has to be there.
+fn deployed(file: &str, from: &str, to: &str) -> String {
+    replace(
+        &fs::read_to_string(format!("{DEPLOYED}/{file}")).unwrap(),
+        from,
+        to,
+    )
+}
+
+fn replace(text: &str, from: &str, to: &str) -> String {
+    assert!(text.contains(from), "{from:?} is not in {text}");
+    text.replace(from, to)
 }
 
 /// Waits until `condition` returns something.
@@ -56,6 +76,16 @@ pub fn get(url: &str) -> Option<String> {
     body.limit(u64::MAX).read_to_string().ok()
 }
 
+/// The answer of the Prometheus at `addr` to a query, as soon as there is one.
+pub fn query(addr: &str, promql: &str) -> Value {
+    let query = percent_encoding::utf8_percent_encode(promql, percent_encoding::NON_ALPHANUMERIC);
+    wait_for(promql, || {
+        let page = get(&format!("http://{addr}/api/v1/query?query={query}"))?;
+        let answer: Value = serde_json::from_str(&page).unwrap();
+        answer["data"]["result"].as_array()?.first().cloned()
+    })
+}
+
 /// How many pushes the Pushgateway at `addr` has taken.
 pub fn pushes(addr: &str) -> u64 {
     let name = "pushgateway_http_push_size_bytes_count{method=\"post\"} ";
@@ -81,12 +111,7 @@ impl Server {
         ready: &str,
         args: impl Fn(&str, &Path) -> Vec<String>,
     ) -> Server {
-        let program = names
-            .iter()
-            .find(|name| is_installed(name))
-            .unwrap_or_else(|| {
-                panic!("none of {names:?} is installed: tests/run.sh does that");
-            });
+        let program = &program(names);
         for _ in 0..5 {
             let directory = tempfile::tempdir().unwrap();
             let addr = format!("{host}:{}", free_port());
@@ -112,9 +137,9 @@ impl Server {
                 return server;
             }
             // Another program may have been faster to take the port.
-            eprintln!("{program}: {}", server.log());
+            eprintln!("{names:?}: {}", server.log());
         }
-        panic!("{program} does not start");
+        panic!("{names:?} does not start");
     }
 
     pub fn node_exporter() -> Server {
@@ -151,27 +176,65 @@ impl Server {
         })
     }
 
-    /// A Prometheus that scrapes `gateway` every second, as it has to be scraped.
-    pub fn prometheus(gateway: &Server) -> Server {
+    /// A Prometheus as deploy/prometheus has it, but for the places of things and for its patience:
+    /// to its rules a minute is a second or less, and a push is old after [`OLD`] seconds.
+    pub fn prometheus(gateway: &Server, alertmanager: Option<&Server>) -> Server {
         Server::start(
             &["prometheus"],
             "127.0.0.1",
             "/-/ready",
             |addr, directory| {
-                let config = directory.join("prometheus.yml");
-                let text = format!(
-                    "scrape_configs:\n- job_name: pushgateway\n  honor_labels: true\n  \
-                 scrape_interval: 1s\n  static_configs:\n  - targets: ['{}']\n",
-                    gateway.addr
-                );
-                fs::write(&config, text).unwrap();
+                let mut config = deployed("prometheus.yml", "15s", "1s");
+                config = replace(&config, "gateway:9091", &gateway.addr);
+                config = replace(&config, "localhost:9090", addr);
+                if let Some(alertmanager) = alertmanager {
+                    let target = &alertmanager.addr;
+                    config += &format!(
+                        "alerting:\n  alertmanagers:\n  - static_configs:\n    - targets: ['{target}']\n"
+                    );
+                }
+                let mut rules = deployed("rules/pushed.yaml", "bool 150", &format!("bool {OLD}"));
+                for (from, to) in [
+                    ("for: 90s", "for: 1s"),
+                    ("for: 2m", "for: 2s"),
+                    ("for: 3m", "for: 3s"),
+                ] {
+                    rules = replace(&rules, from, to);
+                }
+                let file = directory.join("prometheus.yml");
+                fs::write(&file, config).unwrap();
+                fs::create_dir(directory.join("rules")).unwrap();
+                fs::write(directory.join("rules/pushed.yaml"), rules).unwrap();
                 vec![
-                    format!("--config.file={}", config.display()),
+                    format!("--config.file={}", file.display()),
                     format!("--storage.tsdb.path={}", directory.join("data").display()),
                     format!("--web.listen-address={addr}"),
+                    format!("--web.console.templates={DEPLOYED}/consoles"),
+                    format!("--web.console.libraries={DEPLOYED}/consoles"),
                 ]
             },
         )
+    }
+
+    /// An Alertmanager that inhibits as the rules' file says.
+    pub fn alertmanager() -> Server {
+        let names = ["prometheus-alertmanager", "alertmanager"];
+        Server::start(&names, "127.0.0.1", "/-/ready", |addr, directory| {
+            let mut config =
+                "route: { receiver: nobody }\nreceivers: [{ name: nobody }]\n".to_owned();
+            let rules = deployed("rules/pushed.yaml", "# ", "# ");
+            let lines = rules.lines().filter_map(|line| line.strip_prefix("#   "));
+            lines.for_each(|line| config += &format!("{line}\n"));
+            assert!(config.contains("inhibit_rules"));
+            let file = directory.join("alertmanager.yml");
+            fs::write(&file, config).unwrap();
+            vec![
+                format!("--config.file={}", file.display()),
+                format!("--storage.path={}", directory.join("data").display()),
+                format!("--web.listen-address={addr}"),
+                "--cluster.listen-address=".into(),
+            ]
+        })
     }
 
     /// A forward proxy, with `extra` lines in its configuration.
@@ -224,13 +287,7 @@ impl Server {
 
     /// The answer of this Prometheus to a query, as soon as there is one.
     pub fn query(&self, promql: &str) -> Value {
-        let query =
-            percent_encoding::utf8_percent_encode(promql, percent_encoding::NON_ALPHANUMERIC);
-        wait_for(promql, || {
-            let page = self.page(&format!("/api/v1/query?query={query}"));
-            let answer: Value = serde_json::from_str(&page).unwrap();
-            answer["data"]["result"].as_array()?.first().cloned()
-        })
+        query(&self.addr, promql)
     }
 }
 
@@ -241,9 +298,20 @@ impl Drop for Server {
     }
 }
 
-fn is_installed(program: &str) -> bool {
+/// Where the first of these programs is that is installed.
+pub fn find_program(names: &[&str]) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path).any(|dir| dir.join(program).is_file())
+    let directories: Vec<_> = env::split_paths(&path).collect();
+    let places = names
+        .iter()
+        .flat_map(|name| directories.iter().map(move |dir| dir.join(name)));
+    places.into_iter().find(|place| place.is_file())
+}
+
+/// The same, of those that have to be there.
+pub fn program(names: &[&str]) -> PathBuf {
+    find_program(names)
+        .unwrap_or_else(|| panic!("none of {names:?} is installed: tests/run.sh does that"))
 }
 
 /// One run of the forwarder, with nothing in its environment but what a test sets.

@@ -1,0 +1,397 @@
+//! The monitoring side in containers: the real Dockerfile and compose files. Where their base images
+//! are not at hand, the distribution's programs stand in for them, under the same names.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{self, Command, Stdio};
+
+use serde_json::{Value, from_str};
+use tempfile::TempDir;
+
+use crate::machine::{image, needs};
+use crate::stage::{
+    FORWARDER, can_or_skips, find_program, free_port, get, program, query, wait_for,
+};
+
+const SOURCE: &str = env!("CARGO_MANIFEST_DIR");
+const PLAIN: &str = "-f deploy/compose.yaml";
+const SECURED: &str = "-f deploy/compose.yaml -f deploy/compose.secured.yaml";
+
+/// A copy of what a user has, and the containers that were made of it until it is dropped.
+struct Containers {
+    directory: TempDir,
+    /// The name of the compose project, and the beginning of all other names.
+    name: String,
+    gateway: u16,
+    prometheus: u16,
+    /// Images that are gone with this.
+    images: Vec<String>,
+}
+
+impl Containers {
+    fn new() -> Containers {
+        let directory = tempfile::tempdir().unwrap();
+        let to = directory.path().join("deploy");
+        for line in [
+            format!("cp -r {SOURCE}/deploy {}", to.display()),
+            format!("cp {SOURCE}/install.sh {}", directory.path().display()),
+        ] {
+            assert!(command(&line).status().unwrap().success(), "{line}");
+        }
+        let mut containers = Containers {
+            directory,
+            name: format!("pgwtest{}", process::id()),
+            gateway: free_port(),
+            prometheus: free_port(),
+            images: Vec::new(),
+        };
+        containers.stand_in();
+        containers.says(&format!("docker network create {}-nodes", containers.name));
+        containers
+    }
+
+    /// Makes the images that the Dockerfile and the compose file name, unless they are here, and
+    /// that of a node.
+    fn stand_in(&mut self) {
+        let programs = self.directory.path().join("programs/bin");
+        fs::create_dir_all(&programs).unwrap();
+        let exporter = program(&["prometheus-node-exporter", "node_exporter"]);
+        let gateway = program(&["prometheus-pushgateway", "pushgateway"]);
+        for (from, to) in [
+            (program(&["prometheus"]), "prometheus"),
+            (gateway, "pushgateway"),
+            (exporter, "node_exporter"),
+            (FORWARDER.into(), "pgw-forwarder"),
+            (program(&["busybox"]), "wget"),
+        ] {
+            fs::copy(from, programs.join(to)).unwrap();
+        }
+        let (debian, base) = (
+            format!("{}-debian", self.name),
+            format!("{}-base", self.name),
+        );
+        self.images.extend([base.clone(), debian.clone()]);
+        let tree = image();
+        self.says(&format!(
+            "tar --exclude=./var/cache -cf debian.tar -C {} .",
+            tree.display()
+        ));
+        self.says(&format!("docker import debian.tar {debian}"));
+        let dockerfile = format!("FROM {debian}\nCOPY bin /usr/bin/\n");
+        fs::write(
+            self.directory.path().join("programs/Dockerfile"),
+            dockerfile,
+        )
+        .unwrap();
+        self.says(&format!("docker build --quiet --tag {base} programs"));
+
+        let named = |file: &str, line: &str| {
+            let text = fs::read_to_string(Path::new(SOURCE).join(file)).unwrap();
+            let found = text.lines().find_map(|l| l.trim().strip_prefix(line));
+            found.unwrap().to_owned()
+        };
+        let version = named("deploy/gateway/Dockerfile", "ARG PUSHGATEWAY_VERSION=");
+        let gateway = named("deploy/gateway/Dockerfile", "FROM ");
+        let gateway = gateway.replace("${PUSHGATEWAY_VERSION}", &version);
+        let prometheus = named("deploy/compose.yaml", "image: ");
+        let node = format!("{}-node", self.name);
+        for (name, lines) in [
+            (
+                gateway,
+                "RUN mkdir /pushgateway && chown 65534:65534 /pushgateway\nUSER 65534\n\
+                 WORKDIR /pushgateway\nENTRYPOINT [\"/bin/pushgateway\"]\n",
+            ),
+            (
+                prometheus,
+                "RUN mkdir /prometheus && chown 65534:65534 /prometheus\nUSER 65534\n\
+                 WORKDIR /prometheus\nENTRYPOINT [\"/bin/prometheus\"]\n",
+            ),
+            (node, "USER 65534\n"),
+        ] {
+            let found = command(&format!("docker image inspect {name}")).output();
+            if found.unwrap().status.success() {
+                continue;
+            }
+            let mut build = command(&format!("docker build --quiet --tag {name} -"))
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap();
+            let file = format!("FROM {base}\n{lines}");
+            let mut stdin = build.stdin.take().unwrap();
+            stdin.write_all(file.as_bytes()).unwrap();
+            drop(stdin);
+            assert!(build.wait().unwrap().success(), "{name}");
+            self.images.insert(0, name);
+        }
+    }
+
+    /// Runs a command line without quotes in the copy.
+    fn run(&self, line: &str) -> process::Output {
+        command(line)
+            .current_dir(&self.directory)
+            .env("GATEWAY_PORT", self.gateway.to_string())
+            .env("PROMETHEUS_PORT", self.prometheus.to_string())
+            .output()
+            .unwrap()
+    }
+
+    /// What it says on stdout; it has to succeed.
+    #[track_caller]
+    fn says(&self, line: &str) -> String {
+        let output = self.run(line);
+        assert!(output.status.success(), "{line}: {output:#?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs compose, with the files that `files` names.
+    #[track_caller]
+    fn compose(&self, files: &str, line: &str) -> String {
+        self.says(&format!("{} -p {} {files} {line}", tool(), self.name))
+    }
+
+    /// What docker knows of the container of a service.
+    fn inspect(&self, service: &str) -> Value {
+        let id = self.compose(PLAIN, &format!("ps -q {service}"));
+        let found: Value = from_str(&self.says(&format!("docker inspect {}", id.trim()))).unwrap();
+        found[0].clone()
+    }
+
+    fn is_healthy(&self) {
+        wait_for("the gateway's health", || {
+            (self.inspect("gateway")["State"]["Health"]["Status"] == "healthy").then_some(())
+        });
+    }
+
+    /// Pushes to `addr` from a node in another network: the status, and what was said.
+    fn push(&self, instance: &str, addr: &str) -> (Option<i32>, String) {
+        let script = format!(
+            "node_exporter --web.listen-address=127.0.0.1:9014 2>/dev/null &\n\
+             until wget -q -O /dev/null http://127.0.0.1:9014/ 2>/dev/null; do :; done\n\
+             pgw-forwarder --pgw-instance {instance} --pgw-addr {addr} --push-timeout 3\n"
+        );
+        let file = self.directory.path().join("push.sh");
+        fs::write(&file, script).unwrap();
+        let mount = format!("{}:/push.sh:ro", file.display());
+        let name = &self.name;
+        let output = self.run(&format!(
+            "docker run --rm --network {name}-nodes --volume {mount} {name}-node sh /push.sh"
+        ));
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), said)
+    }
+
+    /// Where the nodes find a port that this host publishes.
+    fn published(&self, port: u16) -> String {
+        let name = &self.name;
+        let network = self.says(&format!("docker network inspect {name}-nodes"));
+        let network: Value = from_str(&network).unwrap();
+        let host = network[0]["IPAM"]["Config"][0]["Gateway"].as_str().unwrap();
+        format!("{host}:{port}")
+    }
+
+    /// The groups on the gateway: their instances, and when they were pushed.
+    fn groups(&self) -> Vec<(String, String)> {
+        let url = format!("http://127.0.0.1:{}/api/v1/metrics", self.gateway);
+        let page: Value = from_str(&wait_for(&url, || get(&url))).unwrap();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let groups = page["data"].as_array().unwrap().iter();
+        groups
+            .map(|group| {
+                let time = &group["push_time_seconds"]["metrics"][0]["value"];
+                (text(&group["labels"]["instance"]), text(time))
+            })
+            .collect()
+    }
+
+    /// The answer of Prometheus to a query, as soon as there is one.
+    fn query(&self, promql: &str) -> Value {
+        query(&format!("127.0.0.1:{}", self.prometheus), promql)
+    }
+
+    /// A page of Prometheus.
+    fn prometheus_page(&self, path: &str) -> Option<String> {
+        get(&format!("http://127.0.0.1:{}{path}", self.prometheus))
+    }
+}
+
+impl Drop for Containers {
+    fn drop(&mut self) {
+        let down = format!(
+            "{} -p {} {PLAIN} down --volumes --rmi local --timeout 1",
+            tool(),
+            self.name
+        );
+        self.run(&down);
+        self.run(&format!("docker network rm {}-nodes", self.name));
+        for image in &self.images {
+            self.run(&format!("docker image rm --force {image}"));
+        }
+    }
+}
+
+fn command(line: &str) -> Command {
+    let mut words = line.split(' ').filter(|word| !word.is_empty());
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words).stdin(Stdio::null());
+    command
+}
+
+/// Compose is a part of docker, or the program that it once was.
+fn tool() -> &'static str {
+    let part = command("docker compose version").output();
+    match part.is_ok_and(|output| output.status.success()) {
+        true => "docker compose",
+        false => "docker-compose",
+    }
+}
+
+fn lacks() -> Option<String> {
+    let docker = command("docker version").output();
+    if !docker.is_ok_and(|output| output.status.success()) {
+        return Some("the containers need a Docker engine that answers".into());
+    }
+    if tool() == "docker-compose" && find_program(&["docker-compose"]).is_none() {
+        return Some("the containers need docker compose".into());
+    }
+    needs()
+}
+
+#[test]
+fn the_monitoring_side_runs_in_containers() {
+    let lacks = lacks();
+    if !can_or_skips(lacks.is_none(), &lacks.unwrap_or_default()) {
+        return;
+    }
+    let containers = Containers::new();
+    containers.compose(PLAIN, "up -d");
+    containers.is_healthy();
+    the_least_privilege_does(&containers);
+    the_parameters_can_be_replaced(&containers);
+    a_node_elsewhere_is_seen_and_sees_the_gateway_only(&containers);
+    what_was_pushed_survives(&containers);
+    one_step_secures_the_gateway(&containers);
+}
+
+fn the_least_privilege_does(containers: &Containers) {
+    let mut published = Vec::new();
+    for service in ["gateway", "prometheus"] {
+        let container = containers.inspect(service);
+        let user = container["Config"]["User"].as_str().unwrap();
+        assert!(user.starts_with("65534") || user == "nobody", "{user}");
+        let host = &container["HostConfig"];
+        assert_eq!(host["ReadonlyRootfs"], true);
+        assert_eq!(host["CapDrop"][0], "ALL");
+        assert_eq!(host["SecurityOpt"][0], "no-new-privileges:true");
+        assert_eq!(host["RestartPolicy"]["Name"], "unless-stopped");
+        for (port, bindings) in host["PortBindings"].as_object().unwrap() {
+            for binding in bindings.as_array().unwrap() {
+                published.push(format!("{}:{port}", binding["HostIp"].as_str().unwrap()));
+            }
+        }
+    }
+    assert_eq!(published, [":9091/tcp", "127.0.0.1:9090/tcp"]);
+}
+
+fn the_parameters_can_be_replaced(containers: &Containers) {
+    let container = containers.inspect("gateway");
+    let image = container["Image"].as_str().unwrap();
+    let help = containers.run(&format!("docker run --rm {image} -h"));
+    let help = [help.stdout, help.stderr].concat();
+    assert!(String::from_utf8_lossy(&help).contains("--persistence.file"));
+}
+
+fn a_node_elsewhere_is_seen_and_sees_the_gateway_only(containers: &Containers) {
+    let pushed = containers.push("n1.example", &containers.published(containers.gateway));
+    assert_eq!(pushed, (Some(0), String::new()));
+    let networks = &containers.inspect("prometheus")["NetworkSettings"]["Networks"];
+    let own = networks.as_object().unwrap().values().next().unwrap();
+    for addr in [
+        format!("{}:9090", own["IPAddress"].as_str().unwrap()),
+        containers.published(containers.prometheus),
+    ] {
+        let (status, said) = containers.push("n2.example", &addr);
+        assert_eq!(status, Some(6), "{said}");
+    }
+
+    let found = containers.query("node_load1{job=\"node\",instance=\"n1.example\"}");
+    assert!(found["metric"].get("exported_job").is_none(), "{found}");
+    let up = containers.query("job_instance:push_up:bool{job=\"node\",instance=\"n1.example\"}");
+    assert_eq!(up["value"][1], "1");
+    let page = containers.prometheus_page("/consoles/fleet.html");
+    assert!(page.unwrap().contains("n1.example"));
+}
+
+fn what_was_pushed_survives(containers: &Containers) {
+    let before = containers.groups();
+    assert_eq!(before.len(), 1);
+    containers.compose(PLAIN, "restart --timeout 30");
+    containers.is_healthy();
+    assert_eq!(containers.groups(), before);
+}
+
+fn one_step_secures_the_gateway(containers: &Containers) {
+    containers.says("deploy/secure.sh push.example 127.0.0.1");
+    containers.compose(SECURED, "up -d");
+    let directory = containers.directory.path().join("deploy/secured");
+    let secured = |file: &str| {
+        let text = fs::read_to_string(directory.join(file)).unwrap();
+        text.trim().to_owned()
+    };
+    let status = |user: &str, password: &str| {
+        let url = format!("https://127.0.0.1:{}/-/ready", containers.gateway);
+        let mut curl =
+            command("curl --silent --config - --output /dev/null --write-out %{http_code}")
+                .arg("--cacert")
+                .args([&directory.join("ca.crt").display().to_string(), &url])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+        let user = format!("user = \"{user}:{password}\"\n");
+        curl.stdin
+            .take()
+            .unwrap()
+            .write_all(user.as_bytes())
+            .unwrap();
+        String::from_utf8(curl.wait_with_output().unwrap().stdout).unwrap()
+    };
+    let password = secured("node.password");
+    wait_for("the secured gateway", || {
+        (status("node", &password) == "200").then_some(())
+    });
+    assert_eq!(status("node", "geheim"), "401");
+    assert_eq!(status("nobody", &password), "401");
+    assert_eq!(status("prometheus", &secured("prometheus.password")), "200");
+    containers.is_healthy();
+    let (plain, said) = containers.push("n1.example", &containers.published(containers.gateway));
+    assert_eq!(plain, Some(7), "{said}");
+    assert!(said.contains("HTTP request to an HTTPS server"), "{said}");
+    wait_for("Prometheus to scrape it", || {
+        let targets: Value = from_str(&containers.prometheus_page("/api/v1/targets")?).unwrap();
+        let targets = targets["data"]["activeTargets"].as_array().unwrap().clone();
+        let is_up = |target: &Value| {
+            target["scrapeUrl"] == "https://gateway:9091/metrics" && target["health"] == "up"
+        };
+        targets.iter().any(is_up).then_some(())
+    });
+
+    // Neither users nor containers are given more than they need.
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&directory), 0o700);
+    for secret in ["ca.key", "node.password"] {
+        assert_eq!(mode(&directory.join(secret)), 0o600);
+        for service in ["gateway", "prometheus"] {
+            let mounts = containers.inspect(service)["Mounts"].to_string();
+            assert!(!mounts.contains(secret), "{mounts}");
+        }
+    }
+    // Once more: another certificate, of the same authority.
+    let (authority, certificate) = (secured("ca.crt"), secured("gateway.crt"));
+    containers.says("deploy/secure.sh push.example");
+    assert_eq!(secured("ca.crt"), authority);
+    assert_eq!(secured("node.password"), password);
+    assert_ne!(secured("gateway.crt"), certificate);
+}
