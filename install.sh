@@ -26,10 +26,17 @@ Usage: sudo ./install.sh --pgw-addr ADDR [OPTION...]
 Puts this node under watch: its metrics are pushed to the Pushgateway at ADDR every minute, and no
 port of it is open. Run it again, also after an interruption, and the same is the result.
 
-  --pgw-addr ADDR        the Pushgateway: host:port, [v6]:port or an http:// URL
+  --pgw-addr ADDR        the Pushgateway: host:port, [v6]:port, or an http:// or https:// URL
   --pgw-job JOB          the label job of the node's metrics (node)
   --pgw-instance NAME    the label instance (this host's name)
   --pgw-label NAME=VALUE a further label of the grouping key; repeatable; no comma
+  --pgw-user NAME        for basic auth; the password is asked for, unless the variable PGW_PASSWORD
+                         has it, or the next option
+  --pgw-password-file FILE  has the password
+  --pgw-token-file FILE  has a bearer token; so may the variable PGW_TOKEN
+  --pgw-cacert FILE      the authority of the gateway's certificate, where it is not the system's
+  --pgw-cert FILE, --pgw-key FILE  this node's own certificate, and its key
+                         (all of these are copied to where only cron's user can read them)
   --exporter-addr ADDR   where node_exporter listens (127.0.0.1:9014)
   --schedule 'M H D M W' when cron runs it ('*/1 * * * *')
   --splay SECONDS        spread the fleet's pushes over this many seconds of the minute
@@ -57,6 +64,7 @@ USAGE
 read_options() {
     action=install dry_run='' no_exporter='' keep_metrics='' purge=''
     pgw_addr='' pgw_job='' pgw_instance='' pgw_labels='' splay='' extra=''
+    pgw_user='' pgw_password_file='' pgw_token_file='' pgw_cacert='' pgw_cert='' pgw_key=''
     exporter_addr=127.0.0.1:9014 exporter_bin='' schedule='*/1 * * * *'
     prefix=/usr/local user=pgw-forwarder
     while [ $# -gt 0 ]; do
@@ -92,13 +100,19 @@ read_options() {
                 case $value in *,*) wrong "--pgw-label: a comma separates labels in the cron file" ;; esac
                 pgw_labels=${pgw_labels:+$pgw_labels,}$value
                 ;;
+            --pgw-user) pgw_user=$value ;;
+            --pgw-password-file) pgw_password_file=$(absolute "$value") ;;
+            --pgw-token-file) pgw_token_file=$(absolute "$value") ;;
+            --pgw-cacert) pgw_cacert=$(absolute "$value") ;;
+            --pgw-cert) pgw_cert=$(absolute "$value") ;;
+            --pgw-key) pgw_key=$(absolute "$value") ;;
             --exporter-addr) exporter_addr=$value ;;
             --schedule) schedule=$value ;;
             --splay) splay=$value ;;
             --extra) extra=$value ;;
             --prefix) prefix=${value%/} ;;
             --user) user=$value ;;
-            --exporter-bin) exporter_bin=$(realpath "$value") || wrong "--exporter-bin: $value is not there" ;;
+            --exporter-bin) exporter_bin=$(absolute "$value") ;;
             *) wrong "$option is no option" ;;
         esac
         [ -n "$value" ] || wrong "$option: its value is empty"
@@ -108,10 +122,16 @@ read_options() {
     esac
 }
 
+# What an option names has to be there, and is meant from where the user stands.
+absolute() {
+    realpath -e -- "$1" 2>/dev/null || wrong "$option: $1 is not there"
+}
+
 cron_file=/etc/cron.d/pgw-forwarder
 unit_file=/etc/systemd/system/exporter.service
 tmpfiles=/etc/tmpfiles.d/pgw-forwarder.conf
 run_directory=/run/pgw-forwarder
+access=/etc/pgw-forwarder
 state=/var/lib/pgw-forwarder
 # What uninstalling has to know: the files, users and packages that this script has added.
 made=$state/made
@@ -123,6 +143,7 @@ join() {
     [ -n "$pgw_addr" ] || wrong "--pgw-addr is missing: where is the Pushgateway?"
     need_root_and_systemd
     find_binary
+    ask_password
     check_options
     find_exporter
     refuse_what_is_not_ours
@@ -177,6 +198,7 @@ leave() {
         [ -n "$dry_run" ] || rm -f "$file.new"
         [ ! -e "$file" ] || step "remove $file" rm -f "$file"
     done
+    [ -n "$dry_run" ] || rmdir "$access" 2>/dev/null || :
     for name in $(made_of user); do
         ! id "$name" >/dev/null 2>&1 || step "remove the user $name" remove_user "$name"
     done
@@ -222,7 +244,8 @@ is_ours() {
 }
 
 refuse_what_is_not_ours() {
-    for file in "$cron_file" "$tmpfiles" "$unit_file"; do
+    for file in "$cron_file" "$tmpfiles" "$unit_file" "$access/ca.crt" "$access/password" "$access/token" \
+        "$access/client.crt" "$access/client.key"; do
         [ ! -e "$file" ] || is_ours "$file" || [ "$no_exporter:$file" = "yes:$unit_file" ] ||
             err "$file is there, but not from this script: move it away; nothing was changed"
     done
@@ -253,6 +276,22 @@ nor cargo to build it: get Rust from https://rustup.rs, and run this again"
         runuser -u "$builder" -- env "HOME=$home" "$cargo" build --quiet --locked --release
 }
 
+# A secret is never an argument, which everybody on this host could read.
+ask_password() {
+    password=${PGW_PASSWORD-} token=${PGW_TOKEN-}
+    unset PGW_PASSWORD PGW_TOKEN
+    [ -n "$pgw_user" ] && [ -z "$pgw_password_file$password$dry_run" ] || return 0
+    [ -t 0 ] || wrong "--pgw-user: give its password by --pgw-password-file, or in PGW_PASSWORD"
+    trap 'stty echo; exit 130' INT TERM HUP
+    stty -echo
+    printf 'The password of %s at the gateway: ' "$pgw_user" >&2
+    IFS= read -r password || :
+    stty echo
+    trap - INT TERM HUP
+    echo >&2
+    [ -n "$password" ] || wrong "--pgw-user: the password is empty"
+}
+
 # Lets the program itself judge what it will be given, before anything is changed.
 check_options() {
     case $prefix in
@@ -279,7 +318,12 @@ check_options() {
     esac
     [ -x "$binary" ] || return 0 # A dry run does not build.
     settings=$(mktemp)
-    make_crontab >"$settings"
+    # With the files where they are now, and in the place of secrets that are in none something else.
+    {
+        make_crontab "$pgw_cacert" "$pgw_password_file" "$pgw_token_file" "$pgw_cert" "$pgw_key"
+        [ -z "$pgw_user" ] || [ -n "$pgw_password_file" ] || echo "PGW_PASSWORD=given"
+        [ -z "$token" ] || echo "PGW_TOKEN=given"
+    } >"$settings"
     status=0
     judgement=$(with_settings sh -c "'$binary' --dry-run $extra" 2>&1 >/dev/null) || status=$?
     rm "$settings"
@@ -481,7 +525,9 @@ start_cron() {
 }
 
 put_crontab() {
-    crontab=$(make_crontab)
+    crontab=$(make_crontab "${pgw_cacert:+$access/ca.crt}" "${pgw_user:+$access/password}" \
+        "${pgw_token_file:+$access/token}${token:+$access/token}" "${pgw_cert:+$access/client.crt}" \
+        "${pgw_key:+$access/client.key}")
     mode=644
     case $crontab in
         # cron reads it as root; a secret is nobody else's business.
@@ -495,7 +541,39 @@ put_crontab() {
         step "delete the metrics of the former settings" delete_group
         [ -n "$dry_run" ] || [ "$status" = 0 ] || warn "they are still on the gateway, see above"
     fi
+    put_access ca.crt 644 "$pgw_cacert" ''
+    put_access password 400 "$pgw_password_file" "$password"
+    put_access token 400 "$pgw_token_file" "$token"
+    put_access client.crt 644 "$pgw_cert" ''
+    put_access client.key 400 "$pgw_key" ''
     put "$mode" "$cron_file" "$crontab"
+}
+
+# put_access NAME MODE FILE TEXT: gives cron's user a copy of the file, or the text; with neither,
+# takes the one of before away.
+put_access() {
+    to=$access/$1
+    if [ -z "$3$4" ]; then
+        ! is_ours "$to" || [ ! -e "$to" ] || step "remove $to" rm -f "$to"
+        return
+    fi
+    remember_file "$to"
+    step "write $to" write_access "$to" "$2" "$3" "$4"
+}
+
+write_access() {
+    mkdir -p "$access"
+    rm -f "$1.new"
+    (
+        umask 077
+        case $3 in
+            '') printf '%s\n' "$4" ;;
+            *) cat "$3" ;;
+        esac >"$1.new"
+    )
+    chown "$user" "$1.new"
+    chmod "$2" "$1.new"
+    mv "$1.new" "$1"
 }
 
 # The lines of a cron file that say where its pushes go.
@@ -503,8 +581,9 @@ keys() {
     grep -E '^(PGW_(ADDR|JOB|INSTANCE|LABELS)=|[^#].* 2>&1)' | sed 's/^.* \(\/.* 2>&1\)/\1/'
 }
 
-# crontab.example with this node's values.
+# make_crontab CACERT PASSWORD TOKEN CERT KEY: crontab.example with this node's values, and these files.
 make_crontab() {
+    PGW_CACERT=$1 PGW_USER=$pgw_user PGW_PASSWORD_FILE=$2 PGW_TOKEN_FILE=$3 PGW_CERT=$4 PGW_KEY=$5 \
     PGW_ADDR=$pgw_addr PGW_JOB=$pgw_job PGW_INSTANCE=$pgw_instance PGW_LABELS=$pgw_labels \
         EXPORTER_ADDR=$exporter_addr FORWARDER_SPLAY=$splay \
         SCHEDULE=$schedule CRON_USER=$user PROGRAM=$prefix/bin/pgw-forwarder EXTRA=$extra \

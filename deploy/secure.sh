@@ -27,16 +27,21 @@ has htpasswd || install_packages apache2-utils
 # alone, which it reads as a user that is not their owner: hence the modes below.
 umask 077
 mkdir -p secured
+chmod 700 secured
 cd secured
+# Docker makes a directory of each file that it does not find, if it was faster.
+rmdir ./*.* 2>/dev/null || :
 
-# certificate NAME ARG...: makes NAME.key and, last of all, NAME.crt.
+# certificate NAME ARG...: makes NAME.key and, last of all, NAME.crt. A container that runs keeps
+# those that it was given.
 certificate() {
     name=$1
     shift
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \
-        -keyout "$name.key" -out "$name.new" "$@" 2>log || err "openssl: $(cat log)"
+        -keyout key.new -out crt.new "$@" 2>log || err "openssl: $(cat log)"
     rm log
-    mv "$name.new" "$name.crt"
+    mv key.new "$name.key"
+    mv crt.new "$name.crt"
 }
 
 if [ ! -f ca.crt ]; then
@@ -48,16 +53,20 @@ certificate gateway -days 365 -CA ca.crt -CAkey ca.key -subj /CN=gateway \
     -addext "subjectAltName=$names" -addext basicConstraints=critical,CA:FALSE \
     -addext extendedKeyUsage=serverAuth
 
-cat >web.yml <<'CONFIG'
+# What an administrator has added to it stays.
+if [ ! -f web.yml ]; then
+    cat >web.new <<'CONFIG'
 tls_server_config:
   cert_file: /run/secured/gateway.crt
   key_file: /run/secured/gateway.key
 basic_auth_users:
 CONFIG
-for user in node prometheus; do
-    [ -s "$user.password" ] || openssl rand -hex 24 >"$user.password"
-    printf '  %s\n' "$(htpasswd -niB "$user" <"$user.password" | sed '/^$/d; s/:/: /')" >>web.yml
-done
+    for user in node prometheus; do
+        openssl rand -hex 24 >"$user.password"
+        printf '  %s\n' "$(htpasswd -niB "$user" <"$user.password" | sed '/^$/d; s/:/: /')" >>web.new
+    done
+    mv web.new web.yml
+fi
 chmod 644 ca.crt gateway.crt gateway.key prometheus.password web.yml
 
 say "done. Start it, or give it the new certificate:

@@ -4,12 +4,17 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
+use percent_encoding::percent_decode_str;
 use ureq::http::Uri;
 
-/// An `http://` URL up to and without the slash that a path is joined with:
+/// An `http://` or `https://` URL up to and without the slash that a path is joined with:
 /// host, port, and for a service behind a reverse proxy a path prefix.
-#[derive(Debug, Clone)]
-pub struct Address(String);
+#[derive(Clone)]
+pub struct Address {
+    url: String,
+    /// `USER:PASSWORD`, which no message shows.
+    credentials: Option<Vec<u8>>,
+}
 
 impl Address {
     /// The URL of `path` (no leading slash; a query is allowed) below this address.
@@ -23,6 +28,16 @@ impl Address {
         url.parse()
             .map_err(|e| format!("{url:.100}... is no URL: {e}"))
     }
+
+    /// Whether it is spoken to by TLS.
+    pub fn is_https(&self) -> bool {
+        self.url.starts_with("https:")
+    }
+
+    /// The `USER:PASSWORD` that it was given with.
+    pub fn credentials(&self) -> Option<&[u8]> {
+        self.credentials.as_deref()
+    }
 }
 
 /// Whether a text can be part of a URL as it is. A fragment cannot: it would be dropped in
@@ -33,7 +48,13 @@ fn is_encoded(text: &str) -> bool {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.url)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
     }
 }
 
@@ -41,21 +62,32 @@ impl FromStr for Address {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text.contains('@') {
-            // Without the text: it holds a password.
-            return Err("credentials in an address are not supported".into());
-        }
-        let bad = |why: &str| Err(format!("{text:?} is no address: {why}"));
+        let bad = |why: &str| match text.contains('@') {
+            // Without the text: it may hold a password.
+            true => Err(format!("it is no address: {why}")),
+            false => Err(format!("{text:?} is no address: {why}")),
+        };
         let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
-        match scheme.to_ascii_lowercase().as_str() {
-            "http" => {}
-            "https" => return bad("https is not supported yet"),
-            _ => return bad("give host:port, [v6]:port or an http:// URL"),
-        }
+        let scheme = scheme.to_ascii_lowercase();
+        let default_port = match scheme.as_str() {
+            "http" => 80,
+            "https" => 443,
+            _ => return bad("give host:port, [v6]:port or an http(s):// URL"),
+        };
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (credentials, authority) = match authority.rsplit_once('@') {
+            Some((credentials, authority)) => (Some(credentials), authority),
+            None => (None, authority),
+        };
+        let credentials = credentials.map(|credentials| {
+            let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
+            let decoded =
+                [user, password].map(|part| percent_decode_str(part).collect::<Vec<u8>>());
+            decoded.join(&b':')
+        });
         let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.contains(']') => (host, port),
-            _ => (authority, "80"),
+            Some((host, port)) if !port.contains(']') => (host, Some(port)),
+            _ => (authority, None),
         };
         let in_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
         let v6 = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
@@ -71,21 +103,29 @@ impl FromStr for Address {
             }
             None => host.to_ascii_lowercase(),
         };
-        let port = match port.parse::<u16>() {
+        let port = match port.map(str::parse::<u16>) {
+            None => default_port,
             // The parser takes a sign, too.
-            Ok(port) if port > 0 && !text.contains('+') => port,
+            Some(Ok(port)) if port > 0 && !authority.contains('+') => port,
             _ => return bad("a port is a number from 1 to 65535"),
         };
         if path.contains('?') || !is_encoded(path) {
             return bad("its path is percent-encoded, and no query or fragment follows");
         }
+        if path.contains('@') {
+            // Most likely a password that is not encoded, or a slip before it.
+            return bad("credentials go before the host, percent-encoded");
+        }
         // One address has one form, since the lock's name is made of it.
-        let authority = match port {
-            80 => host,
-            port => format!("{host}:{port}"),
+        let authority = match port == default_port {
+            true => host,
+            false => format!("{host}:{port}"),
         };
-        let url = format!("http://{authority}/{path}");
-        Ok(Address(url.trim_end_matches('/').into()))
+        let url = format!("{scheme}://{authority}/{path}");
+        Ok(Address {
+            url: url.trim_end_matches('/').into(),
+            credentials,
+        })
     }
 }
 
@@ -106,6 +146,11 @@ mod tests {
             ("HTTP://host:1/", "http://host:1/metrics"),
             ("http://host/a/b/", "http://host/a/b/metrics"),
             ("host:9091/prefix", "http://host:9091/prefix/metrics"),
+            ("https://HOST", "https://host/metrics"),
+            ("https://host:443/a", "https://host/a/metrics"),
+            ("HTTPS://host:80", "https://host:80/metrics"),
+            ("http://host:443", "http://host:443/metrics"),
+            ("https://u:p@[::1]:1/a", "https://[::1]:1/a/metrics"),
         ] {
             let address: Address = text.parse().unwrap();
             assert_eq!(
@@ -136,7 +181,9 @@ mod tests {
             "a:1,b:1",
             "http://",
             "ftp://host",
-            "https://host",
+            "https://",
+            "u:p@",
+            "u:p@:1",
             "://host",
             "host/p?q=1",
             "host/p#f",
@@ -149,9 +196,23 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_not_repeated() {
+    fn credentials_are_decoded_and_not_shown() {
+        for (text, credentials) in [
+            ("http://user:geheim@host", "user:geheim"),
+            ("user:geheim@host:1", "user:geheim"),
+            ("https://user:p%40%2F:x@y@host/", "user:p@/:x@y"),
+            ("https://user@host", "user:"),
+        ] {
+            let address = text.parse::<Address>().unwrap();
+            assert_eq!(address.credentials(), Some(credentials.as_bytes()));
+            let shown = format!("{address} {address:?} {}", address.join("").unwrap());
+            assert!(
+                !shown.contains("user") && shown.contains("//host"),
+                "{shown}"
+            );
+        }
         for text in [
-            "http://user:geheim@host",
+            "http://user:geheim@",
             "user:geheim/x@host",
             "http:/user:geheim@host",
             "http//user:geheim@host",

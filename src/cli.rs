@@ -12,6 +12,7 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use log::LevelFilter;
 use ureq::http::{Method, Uri};
 
+use crate::access::{ExporterAccess, GatewayAccess};
 use crate::address::Address;
 use crate::exit::{self, Status};
 use crate::exporter::Exporter;
@@ -24,7 +25,8 @@ use crate::prune::Rule;
 const PROXIES: &str = "\
 Proxies:
   The gateway, never the exporter, is reached through the http:// proxy that
-  http_proxy or all_proxy name, unless no_proxy lists its host or domain.";
+  http_proxy (for https:// addresses https_proxy) or all_proxy name, unless
+  no_proxy lists its host or domain.";
 
 /// Bytes that a path of the exporter's may have; a line of a request has to fit into 16 KiB.
 const MOST_PATH: usize = 8192;
@@ -43,8 +45,9 @@ const MOST_SECONDS: f64 = 86_400.0;
 #[derive(Debug, Parser)]
 #[command(version, after_help = format!("{PROXIES}\n\n{}", exit::HELP))]
 pub struct Cli {
-    /// The exporter: host:port, [v6]:port, or an http:// URL
+    /// The exporter: host:port, [v6]:port, or an http:// or https:// URL
     #[arg(long, env, value_name = "ADDR", help_heading = "Exporter")]
+    #[arg(hide_env_values = true)]
     #[arg(default_value = "127.0.0.1:9014")]
     exporter_addr: Address,
 
@@ -88,8 +91,13 @@ pub struct Cli {
     #[arg(default_value = "text", ignore_case = true)]
     encoding: Encoding,
 
-    /// The Pushgateway: host:port, [v6]:port, or an http:// URL, with a path prefix if it has one
+    #[command(flatten)]
+    exporter_access: ExporterAccess,
+
+    /// The Pushgateway: host:port, [v6]:port, or an http:// or https:// URL, with a path prefix if
+    /// it has one
     #[arg(long, env, value_name = "ADDR", help_heading = "Gateway")]
+    #[arg(hide_env_values = true)]
     #[arg(default_value = "127.0.0.1:9091")]
     pgw_addr: Address,
 
@@ -128,6 +136,9 @@ pub struct Cli {
     )]
     #[arg(default_value = "10", value_parser = limit, allow_hyphen_values = true)]
     push_timeout: Duration,
+
+    #[command(flatten)]
+    pgw_access: GatewayAccess,
 
     /// Sleep a share of this many seconds (0 to 86400) before the probe, fixed for each grouping
     /// key, so that a fleet does not push in the same second
@@ -239,8 +250,10 @@ impl Cli {
                 "longer than {MOST_PATH} bytes"
             )));
         }
+        let access = self.exporter_access.access(&self.exporter_addr);
+        let access = access.map_err(|why| Status::Usage.because(why))?;
         Ok(Exporter {
-            client: Client::new(None),
+            client: Client::new(access, None),
             landing_page: self
                 .exporter_addr
                 .join("")
@@ -290,10 +303,11 @@ impl Cli {
     pub fn gateway(&self) -> Result<Gateway> {
         // What is not UTF-8 does not become unset: it will not parse.
         let variable = |name: &str| Some(env::var_os(name)?.to_string_lossy().into_owned());
-        let proxy =
-            proxy::for_url(&self.page()?, variable).map_err(|why| Status::Usage.because(why))?;
+        let unusable = |why: String| Status::Usage.because(why);
+        let proxy = proxy::for_url(&self.page()?, variable).map_err(unusable)?;
+        let access = self.pgw_access.access(&self.pgw_addr);
         Ok(Gateway {
-            client: Client::new(proxy),
+            client: Client::new(access.map_err(unusable)?, proxy),
             address: self.pgw_addr.clone(),
             method: match self.pgw_method {
                 PushMethod::Post => Method::POST,

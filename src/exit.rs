@@ -10,7 +10,7 @@ pub enum Status {
     Done = 0,
     /// The lock file cannot be used, the machine itself failed, or a bug.
     Unexpected = 1,
-    /// An option or variable does not parse; nothing was contacted.
+    /// An option or variable does not parse, or its file cannot be used; nothing was contacted.
     Usage = 2,
     /// Another run holds the lock; nothing was contacted.
     Locked = 3,
@@ -30,13 +30,14 @@ Exit status:
   0  pushed (or: dry run, delete or prune done)
   1  unexpected: the lock file cannot be used, the machine itself failed, or a
      bug
-  2  usage: an option or variable does not parse; nothing was contacted
+  2  usage: an option or variable does not parse, or a file that it names cannot
+     be used; nothing was contacted
   3  another run holds the lock; nothing was contacted
   4  exporter down: the probe got no HTTP answer in time, or a 5xx
   5  scrape unusable: wrong status or type, empty, no sample, cut short, too
      large, too slow; nothing was pushed
-  6  gateway unreachable: name, connection or time limit; the push may not have
-     been stored
+  6  gateway unreachable: name, connection, TLS or time limit; the push may not
+     have been stored
   7  gateway refused: any answer that is not 2xx, or an HTML page; its words are
      shown";
 

@@ -10,7 +10,7 @@ use ureq::{Body, Error};
 
 use crate::exit::Status;
 use crate::exposition::Exposition;
-use crate::http::{Client, TEXT, cause, check_length, check_type, words};
+use crate::http::{Client, TEXT, access_remedy, check_length, check_type, words};
 use crate::socket::is_gone;
 
 /// The likeliest remedy when something else answers than metrics.
@@ -38,17 +38,16 @@ impl Exporter {
     /// such a page says 404.
     pub fn probe(&self) -> Result<()> {
         let down = |why: String| {
-            Status::ExporterDown.because(format!(
-                "exporter {} is down: {why}; is it running, and is --exporter-addr \
-                 (EXPORTER_ADDR) right?",
-                self.landing_page
-            ))
+            Status::ExporterDown.because(format!("exporter {} is down: {why}", self.landing_page))
         };
         let request = Request::get(&self.landing_page);
         let response = self
             .client
             .send(request, (), self.probe_timeout)
-            .map_err(|e| down(cause(&e, self.probe_timeout)))?;
+            .map_err(|e| {
+                let cause = self.client.cause(&e, self.probe_timeout);
+                down(cause + &self.client.remedy(&e))
+            })?;
         if response.status().is_server_error() {
             return Err(down(words(response)));
         }
@@ -82,10 +81,15 @@ impl Exporter {
             }
             other => other,
         }
-        .map_err(|e| unusable(cause(&e, self.scrape_timeout)))?;
+        .map_err(|e| unusable(self.client.cause(&e, self.scrape_timeout)))?;
 
         if response.status() != StatusCode::OK {
-            return Err(unusable(format!("it answered {}{HINT}", words(response))));
+            let (status, words) = (response.status(), words(response));
+            let hint = match access_remedy(status, &words, "exporter") {
+                Some(remedy) => format!(" ({remedy})"),
+                None => HINT.into(),
+            };
+            return Err(unusable(format!("it answered {words}{hint}")));
         }
         check_type(&response).map_err(|why| unusable(why + HINT))?;
         let length = check_length(&response).map_err(unusable)?;
@@ -107,7 +111,7 @@ impl Exporter {
             .into_reader()
             .take(self.max_bytes.saturating_add(1))
             .read_to_end(&mut body)
-            .map_err(|e| unusable(cause(&e.into(), self.scrape_timeout)))?;
+            .map_err(|e| unusable(self.client.cause(&e.into(), self.scrape_timeout)))?;
         if body.len() as u64 > self.max_bytes {
             return Err(unusable(self.too_large()));
         }

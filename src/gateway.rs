@@ -10,7 +10,7 @@ use ureq::{AsSendBody, Body, http};
 use crate::address::Address;
 use crate::exit::Status;
 use crate::exposition::Exposition;
-use crate::http::{Client, TEXT, cause, check_length, check_type, words};
+use crate::http::{Client, TEXT, access_remedy, check_length, check_type, words};
 
 /// A gateway, and how to speak to it.
 #[derive(Debug)]
@@ -63,10 +63,7 @@ impl Gateway {
 
     /// An error that no answer came.
     pub fn unreachable(&self, url: &Uri, why: &str) -> anyhow::Error {
-        Status::GatewayUnreachable.because(format!(
-            "{} is unreachable: {why}; is it up, and is --pgw-addr (PGW_ADDR) right?",
-            self.at(url)
-        ))
+        Status::GatewayUnreachable.because(format!("{} is unreachable: {why}", self.at(url)))
     }
 
     fn send(
@@ -79,15 +76,17 @@ impl Gateway {
         let response = self
             .client
             .send(request.uri(url), body, self.timeout)
-            .map_err(|e| self.unreachable(url, &cause(&e, self.timeout)))?;
+            .map_err(|e| {
+                let cause = self.client.cause(&e, self.timeout);
+                self.unreachable(url, &(cause + &self.client.remedy(&e)))
+            })?;
         let status = response.status();
         if !status.is_success() {
-            let why = format!(
-                "{} refused: {}{}",
-                self.at(url),
-                words(response),
-                remedy(status)
-            );
+            let words = words(response);
+            let why = match remedy(status, &words) {
+                Some(remedy) => format!("{} refused: {words}; {remedy}", self.at(url)),
+                None => format!("{} refused: {words}", self.at(url)),
+            };
             return Err(Status::GatewayRefused.because(why));
         }
         let content_type = response.headers().get(header::CONTENT_TYPE);
@@ -110,10 +109,10 @@ impl Gateway {
 }
 
 /// What an administrator can do about a refusal.
-fn remedy(status: StatusCode) -> &'static str {
-    match status {
-        StatusCode::NOT_FOUND => "; is the path prefix in --pgw-addr (PGW_ADDR) right?",
-        StatusCode::PAYLOAD_TOO_LARGE => "; raise the limit of what stands before the gateway",
-        _ => "",
-    }
+fn remedy(status: StatusCode, words: &str) -> Option<String> {
+    Some(match status {
+        StatusCode::NOT_FOUND => "is the path prefix in --pgw-addr (PGW_ADDR) right?".into(),
+        StatusCode::PAYLOAD_TOO_LARGE => "raise the limit of what stands before the gateway".into(),
+        _ => access_remedy(status, words, "pgw")?,
+    })
 }

@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use log::debug;
 use ureq::http::request::Builder;
-use ureq::http::{HeaderName, Response, Version, header};
+use ureq::http::{HeaderName, Response, StatusCode, Version, header};
 use ureq::{Agent, AsSendBody, Body, Error, Timeout};
 
+use crate::access::Access;
 use crate::exposition::excerpt;
 use crate::proxy::Proxy;
 use crate::socket::{Names, Sockets};
+use crate::tls;
 
 /// The text format that is asked for; also what an answer without a Content-Type is taken for.
 pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -22,13 +24,17 @@ pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 #[derive(Debug)]
 pub struct Client {
     agent: Agent,
-    proxy: Option<Proxy>,
+    /// What the options of this side begin with.
+    side: &'static str,
+    authorization: Option<String>,
+    /// The proxy on the way, and whether it sees the requests.
+    proxy: Option<(Arc<Proxy>, bool)>,
     cut: Arc<AtomicBool>,
 }
 
 impl Client {
     /// A client that goes through `proxy`, or straight to its server.
-    pub fn new(proxy: Option<Proxy>) -> Client {
+    pub fn new(access: Access, proxy: Option<Proxy>) -> Client {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -38,17 +44,22 @@ impl Client {
             .max_response_header_size(8 * 1024)
             .user_agent(concat!("pgw-forwarder/", env!("CARGO_PKG_VERSION")))
             .build();
+        let proxy = proxy.map(Arc::new);
+        let is_tunnel = access.tls.is_some();
+        let cut = Arc::new(AtomicBool::new(false));
         let sockets = Sockets {
-            proxied: proxy.is_some(),
-            ..Sockets::default()
+            proxy: proxy.clone(),
+            tls: access.tls,
+            cut: Arc::clone(&cut),
         };
-        let cut = Arc::clone(&sockets.cut);
         let names = Names {
-            proxy: proxy.as_ref().map(|proxy| proxy.url.clone()),
+            proxy: proxy.clone(),
         };
         Client {
             agent: Agent::with_parts(config, sockets, names),
-            proxy,
+            side: access.side,
+            authorization: access.authorization,
+            proxy: proxy.map(|proxy| (proxy, !is_tunnel)),
             cut,
         }
     }
@@ -60,8 +71,13 @@ impl Client {
         body: impl AsSendBody,
         limit: Duration,
     ) -> Result<Response<Body>, Error> {
-        if let Some(authorization) = self.proxy.as_ref().and_then(|p| p.authorization.as_ref()) {
-            request = request.header(header::PROXY_AUTHORIZATION, authorization);
+        if let Some(authorization) = &self.authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        if let Some((proxy, true)) = &self.proxy {
+            if let Some(authorization) = &proxy.authorization {
+                request = request.header(header::PROXY_AUTHORIZATION, authorization);
+            }
         }
         let request = self
             .agent
@@ -83,30 +99,61 @@ impl Client {
     /// Where requests go besides the server, for messages.
     pub fn route(&self) -> String {
         match &self.proxy {
-            Some(proxy) => format!(" (through the proxy {})", proxy.url),
+            Some((proxy, _)) => format!(" (through the proxy {})", proxy.url),
             None => String::new(),
+        }
+    }
+
+    /// What an administrator can do where there is no answer.
+    pub fn remedy(&self, error: &Error) -> String {
+        match error {
+            // What is said in words of our own or of TLS says it all.
+            Error::Io(e) if matches!(e.kind(), ErrorKind::Other | ErrorKind::TimedOut) => {
+                String::new()
+            }
+            _ => {
+                let (side, variable) = (self.side, self.side.to_uppercase());
+                format!("; is it up, and is --{side}-addr ({variable}_ADDR) right?")
+            }
+        }
+    }
+
+    /// Why there is no answer, for an administrator.
+    pub fn cause(&self, error: &Error, limit: Duration) -> String {
+        let limit = limit.as_secs_f64();
+        match error {
+            Error::Timeout(Timeout::Resolve) => {
+                format!("its name was not resolved within {limit} s")
+            }
+            Error::Timeout(Timeout::Connect) => format!("no connection within {limit} s"),
+            Error::Timeout(_) => format!("no whole answer within {limit} s"),
+            Error::HostNotFound => "its name has no address".into(),
+            Error::Io(e) => match e.kind() {
+                ErrorKind::ConnectionRefused => "connection refused".into(),
+                ErrorKind::ConnectionReset => "connection reset by the server".into(),
+                ErrorKind::UnexpectedEof => "the server closed the connection too early".into(),
+                _ => tls::cause(e, self.side).unwrap_or_else(|| e.to_string()),
+            },
+            Error::Protocol(e) => format!("the answer is not valid HTTP ({e})"),
+            Error::LargeResponseHeader(..) => "the head of the answer is too long".into(),
+            Error::BodyStalled => "the answer is cut short".into(),
+            e => e.to_string(),
         }
     }
 }
 
-/// Why there is no answer, for an administrator.
-pub fn cause(error: &Error, limit: Duration) -> String {
-    let limit = limit.as_secs_f64();
-    match error {
-        Error::Timeout(Timeout::Resolve) => format!("its name was not resolved within {limit} s"),
-        Error::Timeout(Timeout::Connect) => format!("no connection within {limit} s"),
-        Error::Timeout(_) => format!("no whole answer within {limit} s"),
-        Error::HostNotFound => "its name has no address".into(),
-        Error::Io(e) => match e.kind() {
-            ErrorKind::ConnectionRefused => "connection refused".into(),
-            ErrorKind::ConnectionReset => "connection reset by the server".into(),
-            ErrorKind::UnexpectedEof => "the server closed the connection too early".into(),
-            _ => e.to_string(),
-        },
-        Error::Protocol(e) => format!("the answer is not valid HTTP ({e})"),
-        Error::LargeResponseHeader(..) => "the head of the answer is too long".into(),
-        Error::BodyStalled => "the answer is cut short".into(),
-        e => e.to_string(),
+/// What an administrator can do about an answer of this status, with these words, from the side
+/// whose options begin with `side`.
+pub fn access_remedy(status: StatusCode, words: &str, side: &str) -> Option<String> {
+    let variable = side.to_uppercase();
+    match status {
+        StatusCode::BAD_REQUEST if words.contains("HTTPS") => {
+            Some("its address begins with https://".into())
+        }
+        StatusCode::UNAUTHORIZED => Some(format!(
+            "see --{side}-user ({variable}_USER), --{side}-token-file ({variable}_TOKEN_FILE)"
+        )),
+        _ => None,
     }
 }
 
@@ -191,7 +238,7 @@ mod tests {
                 .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
                 .unwrap();
         });
-        let client = Client::new(None);
+        let client = Client::new(Access::default(), None);
         client.cut.store(true, Ordering::Relaxed);
         let answer = client.send(Request::get(url), (), Duration::from_secs(10));
         assert_eq!(answer.unwrap().status(), 204);

@@ -1,6 +1,7 @@
 //! Where messages go: to stderr, each on one line.
 
 use std::io::Write;
+use std::sync::Mutex;
 
 use env_logger::{Builder, WriteStyle};
 use log::LevelFilter;
@@ -38,8 +39,24 @@ pub fn fail(why: &str) {
     let _ = writeln!(std::io::stderr(), "{}", line("error", why));
 }
 
+/// What no message shows, whoever puts it there: a server may repeat what it was sent.
+static CONCEALED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Keeps a text from being shown, unless it is so short that it is part of many words.
+pub fn conceal(text: &str) {
+    if let (4.., Ok(mut concealed)) = (text.len(), CONCEALED.lock()) {
+        concealed.push(text.to_owned());
+    }
+}
+
 fn line(level: &str, message: &str) -> String {
-    format!("pgw-forwarder: {level}: {}", printable(message))
+    let mut message = message.to_owned();
+    if let Ok(concealed) = CONCEALED.lock() {
+        for text in concealed.iter() {
+            message = message.replace(text, "***");
+        }
+    }
+    format!("pgw-forwarder: {level}: {}", printable(&message))
 }
 
 /// Escapes what is not to be seen: a message may quote what came over the network, and neither a

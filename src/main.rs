@@ -2,6 +2,7 @@
 //!
 //! Data flows one way: [`cli`] -> [`lock`] -> [`exporter`] -> [`gateway`] -> [`exit`].
 
+mod access;
 mod address;
 mod cli;
 mod exit;
@@ -15,6 +16,7 @@ mod logging;
 mod proxy;
 mod prune;
 mod socket;
+mod tls;
 
 use std::io::{self, ErrorKind, Write};
 use std::process::{self, ExitCode};

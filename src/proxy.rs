@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use percent_encoding::percent_decode_str;
 use ureq::http::Uri;
 
 use crate::address::Address;
+use crate::logging;
 
 /// A plain HTTP proxy.
 #[derive(Debug)]
@@ -18,8 +18,8 @@ pub struct Proxy {
     pub authorization: Option<String>,
 }
 
-/// The proxy for `url`: `http_proxy`, else `all_proxy`, unless `no_proxy` covers the host. Each
-/// variable may also be in capitals; an empty one is not set.
+/// The proxy for `url`: `http_proxy` or `https_proxy`, as its scheme is, else `all_proxy`, unless
+/// `no_proxy` covers the host. Each variable may also be in capitals; an empty one is not set.
 pub fn for_url(
     url: &Uri,
     variable: impl Fn(&str) -> Option<String>,
@@ -29,7 +29,11 @@ pub fn for_url(
             .into_iter()
             .find_map(|name| Some((variable(&name).filter(|v| !v.is_empty())?, name)))
     };
-    let Some((value, name)) = set("http_proxy").or_else(|| set("all_proxy")) else {
+    let own = match url.scheme_str() {
+        Some("https") => "https_proxy",
+        _ => "http_proxy",
+    };
+    let Some((value, name)) = set(own).or_else(|| set("all_proxy")) else {
         return Ok(None);
     };
     let host = url.host().unwrap_or_default();
@@ -39,20 +43,16 @@ pub fn for_url(
     }
 
     let (scheme, rest) = value.split_once("://").unwrap_or(("http", &value));
-    let (credentials, address) = match rest.rsplit_once('@') {
-        Some((credentials, address)) => (Some(credentials), address),
-        None => (None, rest),
-    };
     let bad = |why: &str| format!("the variable {name} names no usable proxy: {why}");
     if !scheme.eq_ignore_ascii_case("http") {
         return Err(bad("only http:// proxies are supported"));
     }
-    let address = address.parse::<Address>().map_err(|why| bad(&why))?;
+    let address = rest.parse::<Address>().map_err(|why| bad(&why))?;
     let url = address.join("").map_err(|why| bad(&why))?;
-    let authorization = credentials.map(|credentials| {
-        let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
-        let decoded = [user, password].map(|part| percent_decode_str(part).collect::<Vec<u8>>());
-        format!("Basic {}", STANDARD.encode(decoded.join(&b':')))
+    let authorization = address.credentials().map(|credentials| {
+        let encoded = STANDARD.encode(credentials);
+        logging::conceal(&encoded);
+        format!("Basic {encoded}")
     });
     Ok(Some(Proxy { url, authorization }))
 }

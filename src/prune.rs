@@ -14,7 +14,6 @@ use crate::exit::Status;
 use crate::exposition::excerpt;
 use crate::gateway::Gateway;
 use crate::group::{Group, is_name};
-use crate::http::cause;
 use crate::logging::printable;
 
 /// How long deletions may rely on one look at the page. The gateway knows no deletion with a
@@ -140,7 +139,8 @@ pub fn look(gateway: &Gateway, page: &Uri, rule: &Rule) -> Result<Vec<Stale>> {
         .as_secs_f64();
     let is_old = |time: f64| now - time > rule.age.as_secs_f64();
 
-    let broken = |e: io::Error| gateway.unreachable(page, &cause(&e.into(), gateway.timeout));
+    let broken =
+        |e: io::Error| gateway.unreachable(page, &gateway.client.cause(&e.into(), gateway.timeout));
     let mut lines = BufReader::with_capacity(64 * 1024, response.into_body().into_reader());
     let mut line = Vec::new();
     let mut is_gateway = false;

@@ -2,6 +2,7 @@
 //! a time limit holds however slowly a peer drips or drinks, and a gateway that refuses a push
 //! before it has read all of it is still heard.
 
+use std::fmt::Debug;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpStream};
 use std::os::fd::AsFd;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustls::ClientConfig;
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
@@ -19,6 +21,10 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Error, Timeout};
 
+use crate::exposition::excerpt;
+use crate::proxy::Proxy;
+use crate::tls::TlsStream;
+
 /// Bytes of the input and the output buffer. They are zeroed for each connection, so ureq's
 /// default of 128 KiB each would cost more than all the rest of a small run.
 const BUFFER: usize = 16 * 1024;
@@ -26,8 +32,11 @@ const BUFFER: usize = 16 * 1024;
 /// Opens [`Socket`]s.
 #[derive(Debug, Default)]
 pub struct Sockets {
-    /// Whether a proxy is at the other end, which wants the whole URL in the request line.
-    pub proxied: bool,
+    /// The proxy at the other end. For http it wants the whole URL in the request line; through
+    /// it goes a tunnel for https.
+    pub proxy: Option<Arc<Proxy>>,
+    /// How to speak TLS, for https.
+    pub tls: Option<Arc<ClientConfig>>,
     /// Set when the peer stopped reading before all was sent.
     pub cut: Arc<AtomicBool>,
 }
@@ -46,16 +55,27 @@ impl Connector for Sockets {
             let is_last = index + 1 == details.addrs.len();
             let share = if is_last { left } else { left / 2 };
             match TcpStream::connect_timeout(addr, share.max(Duration::from_millis(1))) {
-                Ok(stream) => {
-                    stream.set_nonblocking(true)?;
-                    stream.set_nodelay(true)?;
+                Ok(tcp) => {
+                    tcp.set_nonblocking(true)?;
+                    tcp.set_nodelay(true)?;
+                    let proxied = self.proxy.is_some() && !details.needs_tls();
+                    let stream: Box<dyn Stream> = match (details.needs_tls(), &self.tls) {
+                        (true, Some(tls)) => {
+                            if let Some(proxy) = &self.proxy {
+                                tunnel(&tcp, details.uri, proxy, &deadline)?;
+                            }
+                            Box::new(secure(tcp, details.uri, Arc::clone(tls), &deadline)?)
+                        }
+                        _ => Box::new(tcp),
+                    };
                     // A line of the request has to fit in, and the first holds the path.
                     let path = details.uri.path_and_query().map_or(0, |p| p.as_str().len());
                     let output = BUFFER.max(path + 1024);
                     return Ok(Some(Socket {
                         stream,
                         buffers: LazyBuffers::new(BUFFER, output),
-                        origin: self.proxied.then(|| origin(details.uri)),
+                        is_tls: details.needs_tls(),
+                        origin: proxied.then(|| origin(details.uri)),
                         cut: Arc::clone(&self.cut),
                     }));
                 }
@@ -69,11 +89,96 @@ impl Connector for Sockets {
     }
 }
 
-/// A non-blocking TCP connection.
+/// A non-blocking connection, TCP or TLS on it.
+pub trait Stream: Read + Write + Debug + Send + Sync {
+    /// The TCP connection, to wait for.
+    fn tcp(&self) -> &TcpStream;
+
+    /// Copies what has come without taking it.
+    fn peek(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+}
+
+impl Stream for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+
+    fn peek(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        TcpStream::peek(self, buffer)
+    }
+}
+
+/// Begins to speak TLS.
+fn secure(
+    tcp: TcpStream,
+    url: &Uri,
+    config: Arc<ClientConfig>,
+    deadline: &Deadline,
+) -> Result<TlsStream, Error> {
+    let mut stream = TlsStream::new(tcp, config, url.host().unwrap_or_default())?;
+    loop {
+        match stream.handshake() {
+            Ok(()) => return Ok(stream),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                let awaited = match stream.wants_write() {
+                    true => PollFlags::IN | PollFlags::OUT,
+                    false => PollFlags::IN,
+                };
+                let hangs = |_| io::Error::new(ErrorKind::TimedOut, "its TLS handshake hangs");
+                deadline.wait(stream.tcp(), awaited).map_err(hangs)?;
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Asks a proxy for a connection to the host of `url`.
+fn tunnel(tcp: &TcpStream, url: &Uri, proxy: &Proxy, deadline: &Deadline) -> Result<(), Error> {
+    let target = format!(
+        "{}:{}",
+        url.host().unwrap_or_default(),
+        url.port_u16().unwrap_or(443)
+    );
+    let authorization = match &proxy.authorization {
+        Some(value) => format!("Proxy-Authorization: {value}\r\n"),
+        None => String::new(),
+    };
+    let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{authorization}\r\n");
+    let mut stream: &TcpStream = tcp;
+    // A new connection takes this much at once.
+    stream.write_all(request.as_bytes())?;
+    let mut head = Vec::new();
+    // A byte at a time: what follows the head is not the proxy's.
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        match stream.read(&mut byte) {
+            Ok(1) if head.len() < BUFFER => head.push(byte[0]),
+            Ok(_) => return Err(io::Error::other("the proxy does not answer").into()),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                deadline.wait(tcp, PollFlags::IN)?;
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    let line = String::from_utf8_lossy(&head);
+    let line = line.lines().next().unwrap_or_default();
+    match line.split(' ').nth(1) {
+        Some(status) if status.starts_with('2') => Ok(()),
+        _ => {
+            let line = excerpt(line.as_bytes());
+            Err(io::Error::other(format!("the proxy answered {line}")).into())
+        }
+    }
+}
+
+/// A connection below HTTP.
 #[derive(Debug)]
 pub struct Socket {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     buffers: LazyBuffers,
+    is_tls: bool,
     /// What goes before the path in the next request line.
     origin: Option<String>,
     cut: Arc<AtomicBool>,
@@ -82,24 +187,32 @@ pub struct Socket {
 /// Sends all of `bytes`, unless the peer gives its final answer and reads no further, or is gone:
 /// then what is left is dropped and the answer, if there is one, can be read.
 fn send(
-    mut stream: &TcpStream,
+    stream: &mut dyn Stream,
     cut: &AtomicBool,
     mut bytes: &[u8],
     deadline: &Deadline,
 ) -> Result<(), Error> {
     let mut awaited = PollFlags::OUT | PollFlags::IN;
-    while !bytes.is_empty() && !cut.load(Ordering::Relaxed) {
-        match stream.write(bytes) {
-            Ok(sent) => bytes = &bytes[sent..],
+    while !cut.load(Ordering::Relaxed) {
+        let step = match bytes {
+            [] => stream.flush().map(|()| None),
+            bytes => stream.write(bytes).map(Some),
+        };
+        match step {
+            Ok(None) => break,
+            Ok(Some(sent)) => bytes = &bytes[sent..],
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                if deadline.wait(stream, awaited)? == PollFlags::IN {
+                if deadline.wait(stream.tcp(), awaited)? == PollFlags::IN {
                     let mut line = [0; 10];
-                    let seen = stream.peek(&mut line)?;
-                    if line[..seen].starts_with(b"HTTP/1.1 1") {
-                        // "Go on", at a time of its own choice. It stays to be read later.
-                        awaited = PollFlags::OUT;
-                    } else {
-                        cut.store(true, Ordering::Relaxed);
+                    match stream.peek(&mut line) {
+                        Ok(seen) if line[..seen].starts_with(b"HTTP/1.1 1") => {
+                            // "Go on", at a time of its own choice. It stays to be read later.
+                            awaited = PollFlags::OUT;
+                        }
+                        // TLS has something to say to itself.
+                        Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                        Err(e) if !is_gone(&e) => return Err(e.into()),
+                        _ => cut.store(true, Ordering::Relaxed),
                     }
                 }
             }
@@ -122,11 +235,11 @@ impl Transport for Socket {
         if let Some(origin) = self.origin.take() {
             // The first bytes of the first request are METHOD, a space, and the path.
             let path = output.iter().position(|&b| b == b'/').unwrap_or(0);
-            send(&self.stream, &self.cut, &output[..path], &deadline)?;
-            send(&self.stream, &self.cut, origin.as_bytes(), &deadline)?;
+            send(&mut *self.stream, &self.cut, &output[..path], &deadline)?;
+            send(&mut *self.stream, &self.cut, origin.as_bytes(), &deadline)?;
             output = &output[path..];
         }
-        send(&self.stream, &self.cut, output, &deadline)
+        send(&mut *self.stream, &self.cut, output, &deadline)
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
@@ -138,7 +251,7 @@ impl Transport for Socket {
                     return Ok(amount > 0);
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    deadline.wait(&self.stream, PollFlags::IN)?;
+                    deadline.wait(self.stream.tcp(), PollFlags::IN)?;
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => return Err(e.into()),
@@ -149,6 +262,10 @@ impl Transport for Socket {
     fn is_open(&mut self) -> bool {
         // Neither ended nor with bytes that nobody asked for.
         matches!(self.stream.peek(&mut [0]), Err(e) if e.kind() == ErrorKind::WouldBlock)
+    }
+
+    fn is_tls(&self) -> bool {
+        self.is_tls
     }
 }
 
@@ -218,7 +335,7 @@ impl Deadline {
 #[derive(Debug, Default)]
 pub struct Names {
     /// The proxy.
-    pub proxy: Option<Uri>,
+    pub proxy: Option<Arc<Proxy>>,
 }
 
 impl Resolver for Names {
@@ -228,7 +345,7 @@ impl Resolver for Names {
         config: &Config,
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, Error> {
-        let uri = self.proxy.as_ref().unwrap_or(uri);
+        let uri = self.proxy.as_ref().map_or(uri, |proxy| &proxy.url);
         let host = uri.host().unwrap_or_default();
         let is_address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
         // ureq keeps a look-up within a limit by a thread, which an address can do without.

@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 PATH=$PATH:${HOME-}/.cargo/bin
 
 if command -v apt-get >/dev/null; then
-    ./install.sh --packages apache2-utils busybox curl debootstrap iproute2 openssl prometheus \
+    ./install.sh --packages apache2-utils busybox curl debootstrap iproute2 nginx-light openssl prometheus \
         prometheus-alertmanager prometheus-node-exporter prometheus-pushgateway shellcheck \
         systemd-container tinyproxy-bin
 fi

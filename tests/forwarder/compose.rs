@@ -165,19 +165,26 @@ impl Containers {
         });
     }
 
-    /// Pushes to `addr` from a node in another network: the status, and what was said.
+    /// Pushes to `addr` from a node in another network: the status, and what was said. With the
+    /// certificate and the password in its directory, if there are any.
     fn push(&self, instance: &str, addr: &str) -> (Option<i32>, String) {
         let script = format!(
             "node_exporter --web.listen-address=127.0.0.1:9014 2>/dev/null &\n\
              until wget -q -O /dev/null http://127.0.0.1:9014/ 2>/dev/null; do :; done\n\
-             pgw-forwarder --pgw-instance {instance} --pgw-addr {addr} --push-timeout 3\n"
+             case {addr} in\n\
+             https:*) set -- --pgw-cacert /deploy/secured/ca.crt --pgw-user node \
+             --pgw-password-file /deploy/secured/node.password ;;\n\
+             esac\n\
+             pgw-forwarder --pgw-instance {instance} --pgw-addr {addr} --push-timeout 3 \"$@\"\n"
         );
         let file = self.directory.path().join("push.sh");
         fs::write(&file, script).unwrap();
         let mount = format!("{}:/push.sh:ro", file.display());
         let name = &self.name;
         let output = self.run(&format!(
-            "docker run --rm --network {name}-nodes --volume {mount} {name}-node sh /push.sh"
+            "docker run --rm --network {name}-nodes --volume {mount} --user 0 \
+             --volume {}:/deploy:ro {name}-node sh /push.sh",
+            self.directory.path().join("deploy").display()
         ));
         let said = String::from_utf8(output.stderr).unwrap();
         (output.status.code(), said)
@@ -333,7 +340,9 @@ fn what_was_pushed_survives(containers: &Containers) {
 }
 
 fn one_step_secures_the_gateway(containers: &Containers) {
-    containers.says("deploy/secure.sh push.example 127.0.0.1");
+    let host = containers.published(0);
+    let host = host.trim_end_matches(":0");
+    containers.says(&format!("deploy/secure.sh push.example 127.0.0.1 {host}"));
     containers.compose(SECURED, "up -d");
     let directory = containers.directory.path().join("deploy/secured");
     let secured = |file: &str| {
@@ -366,9 +375,12 @@ fn one_step_secures_the_gateway(containers: &Containers) {
     assert_eq!(status("nobody", &password), "401");
     assert_eq!(status("prometheus", &secured("prometheus.password")), "200");
     containers.is_healthy();
-    let (plain, said) = containers.push("n1.example", &containers.published(containers.gateway));
+    let addr = containers.published(containers.gateway);
+    let (plain, said) = containers.push("n3.example", &addr);
     assert_eq!(plain, Some(7), "{said}");
     assert!(said.contains("HTTP request to an HTTPS server"), "{said}");
+    let pushed = containers.push("n3.example", &format!("https://{addr}"));
+    assert_eq!(pushed, (Some(0), String::new()));
     wait_for("Prometheus to scrape it", || {
         let targets: Value = from_str(&containers.prometheus_page("/api/v1/targets")?).unwrap();
         let targets = targets["data"]["activeTargets"].as_array().unwrap().clone();
@@ -390,8 +402,13 @@ fn one_step_secures_the_gateway(containers: &Containers) {
     }
     // Once more: another certificate, of the same authority.
     let (authority, certificate) = (secured("ca.crt"), secured("gateway.crt"));
-    containers.says("deploy/secure.sh push.example");
+    containers.says(&format!("deploy/secure.sh {host}"));
     assert_eq!(secured("ca.crt"), authority);
     assert_eq!(secured("node.password"), password);
     assert_ne!(secured("gateway.crt"), certificate);
+    containers.compose(SECURED, "up -d --force-recreate");
+    wait_for("the gateway with its new certificate", || {
+        let pushed = containers.push("n4.example", &format!("https://{addr}"));
+        (pushed == (Some(0), String::new())).then_some(())
+    });
 }

@@ -11,4 +11,5 @@ mod monitoring;
 mod node;
 mod pipeline;
 mod prune;
+mod secured;
 mod stage;

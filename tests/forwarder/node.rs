@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use crate::machine::{INSIDE, Machine, OUTSIDE, leave_the_host, needs};
+use crate::secured::{Files, PASSWORD};
 use crate::stage::{FORWARDER, Server, can_or_skips};
 
 const CRON_FILE: &str = "/etc/cron.d/pgw-forwarder";
@@ -32,18 +33,23 @@ struct Scene {
     groups: Cell<usize>,
 }
 
+/// A machine with a release bundle.
+fn boot() -> Machine {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"));
+    Machine::boot(&[
+        (Path::new(FORWARDER), "pgw-forwarder"),
+        (&source.join("install.sh"), "install.sh"),
+        (&source.join("crontab.example"), "crontab.example"),
+        (
+            &source.join("deploy/node/exporter.service"),
+            "deploy/node/exporter.service",
+        ),
+    ])
+}
+
 impl Scene {
     fn set() -> Scene {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let machine = Machine::boot(&[
-            (Path::new(FORWARDER), "pgw-forwarder"),
-            (&source.join("install.sh"), "install.sh"),
-            (&source.join("crontab.example"), "crontab.example"),
-            (
-                &source.join("deploy/node/exporter.service"),
-                "deploy/node/exporter.service",
-            ),
-        ]);
+        let machine = boot();
         let gateway = Server::pushgateway_on(OUTSIDE, &[]);
         let prometheus = Server::prometheus(&gateway, None);
         Scene {
@@ -419,6 +425,73 @@ fn a_node_joins_with_one_command_and_leaves_no_trace() {
             .then_some(())
     });
     assert_eq!(scene.push_time("node"), None);
+    machine.is_as(&before, "uninstalled");
+}
+
+#[test]
+fn a_nodes_credentials_are_those_of_crons_user_alone() {
+    let needs = needs();
+    if !can_or_skips(needs.is_none(), needs.as_deref().unwrap_or_default()) {
+        return;
+    }
+    if !leave_the_host("node::a_nodes_credentials_are_those_of_crons_user_alone") {
+        return;
+    }
+    let machine = boot();
+    let files = Files::new();
+    let secured = Server::secured_pushgateway(OUTSIDE, &files.file("login.yml"));
+    let mutual = Server::secured_pushgateway(OUTSIDE, &files.file("mutual.yml"));
+    let plain = Server::pushgateway_on(OUTSIDE, &[]);
+    for file in [
+        "ca.crt", "password", "wrong", "token", "node.crt", "node.key",
+    ] {
+        fs::copy(files.file(file), machine.file(&format!("/root/{file}"))).unwrap();
+    }
+    machine.says("bundle/install.sh --packages cron prometheus-node-exporter");
+    machine.says("systemctl --quiet enable --now cron");
+    let before = machine.state();
+    let login = format!(
+        "bundle/install.sh --pgw-addr https://{} --pgw-cacert ca.crt --pgw-user node",
+        secured.addr
+    );
+    let stored = |name: &str| machine.says(&format!("stat -c '%a %U' /etc/pgw-forwarder/{name}"));
+
+    // By a file, by a variable, and asked for; the first push proves that each does.
+    machine.says(&format!("{login} --pgw-password-file password"));
+    assert_eq!(stored("password"), "400 pgw-forwarder\n");
+    assert_eq!(stored("ca.crt"), "644 pgw-forwarder\n");
+    machine.says(&format!("PGW_PASSWORD={PASSWORD} {login}"));
+    machine.says(&format!(
+        "echo {PASSWORD} | script --quiet --return --command '{login}' /dev/null"
+    ));
+    assert_eq!(stored("password"), "400 pgw-forwarder\n");
+    let shown = machine.says("grep -r . /etc/cron.d/pgw-forwarder /var/lib/pgw-forwarder");
+    assert!(shown.contains("PGW_USER=node") && !shown.contains(PASSWORD));
+    let output = machine.run(&format!("{login} </dev/null"));
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let output = machine.run(&format!("{login} --pgw-password-file wrong"));
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    machine.says(&format!("{login} --pgw-password-file password"));
+
+    // Another way in, and none at all: what is not needed any more is gone.
+    machine.says(&format!(
+        "bundle/install.sh --pgw-addr https://{} --pgw-cacert ca.crt --pgw-cert node.crt --pgw-key node.key",
+        mutual.addr
+    ));
+    assert_eq!(stored("client.key"), "400 pgw-forwarder\n");
+    assert!(!machine.file("/etc/pgw-forwarder/password").exists());
+    machine.says(&format!(
+        "bundle/install.sh --pgw-addr {} --pgw-token-file token",
+        plain.addr
+    ));
+    assert_eq!(stored("token"), "400 pgw-forwarder\n");
+    machine.says(&format!("bundle/install.sh --pgw-addr {}", plain.addr));
+    let left = fs::read_dir(machine.file("/etc/pgw-forwarder")).unwrap();
+    assert_eq!(left.count(), 0);
+
+    // And with the rest.
+    machine.says(&format!("{login} --pgw-password-file password"));
+    machine.says("bundle/install.sh --uninstall");
     machine.is_as(&before, "uninstalled");
 }
 

@@ -147,12 +147,24 @@ impl Server {
     }
 
     pub fn node_exporter_on(host: &str) -> Server {
+        Server::exporter(host, "/", &[])
+    }
+
+    /// A node_exporter with this `--web.config.file`.
+    pub fn secured_node_exporter(web_config: &Path) -> Server {
+        let config = format!("--web.config.file={}", web_config.display());
+        Server::exporter("127.0.0.1", "", &[&config])
+    }
+
+    fn exporter(host: &str, ready: &str, extra: &[&str]) -> Server {
         let names = ["prometheus-node-exporter", "node_exporter"];
-        Server::start(&names, host, "/", |addr, _| {
-            vec![
+        Server::start(&names, host, ready, |addr, _| {
+            let mut args = vec![
                 format!("--web.listen-address={addr}"),
                 "--web.disable-exporter-metrics".into(),
-            ]
+            ];
+            args.extend(extra.iter().map(|arg| (*arg).to_owned()));
+            args
         })
     }
 
@@ -161,12 +173,22 @@ impl Server {
     }
 
     pub fn pushgateway_on(host: &str, extra: &[&str]) -> Server {
-        let names = ["prometheus-pushgateway", "pushgateway"];
         let prefix = extra
             .iter()
             .find_map(|arg| arg.strip_prefix("--web.route-prefix="));
         let ready = format!("{}/-/ready", prefix.unwrap_or_default());
-        Server::start(&names, host, &ready, |addr, _| {
+        Server::gateway(host, &ready, extra)
+    }
+
+    /// A Pushgateway with this `--web.config.file`.
+    pub fn secured_pushgateway(host: &str, web_config: &Path) -> Server {
+        let config = format!("--web.config.file={}", web_config.display());
+        Server::gateway(host, "", &[&config])
+    }
+
+    fn gateway(host: &str, ready: &str, extra: &[&str]) -> Server {
+        let names = ["prometheus-pushgateway", "pushgateway"];
+        Server::start(&names, host, ready, |addr, _| {
             let mut args = vec![
                 format!("--web.listen-address={addr}"),
                 "--persistence.file=".into(),
@@ -234,6 +256,23 @@ impl Server {
                 format!("--web.listen-address={addr}"),
                 "--cluster.listen-address=".into(),
             ]
+        })
+    }
+
+    /// An nginx whose one server has these lines, and this host and port for `ADDR`.
+    pub fn nginx(lines: &str) -> Server {
+        Server::start(&["nginx"], "127.0.0.1", "", |addr, directory| {
+            let config = directory.join("nginx.conf");
+            let text = format!(
+                "daemon off; user root; pid {0}/pid; error_log {0}/log; events {{}}\n\
+                 http {{ access_log off; client_body_temp_path {0}/body; proxy_temp_path {0}/proxy;\n\
+                 fastcgi_temp_path {0}/f; uwsgi_temp_path {0}/u; scgi_temp_path {0}/s;\n\
+                 server {{ {1} }} }}\n",
+                directory.display(),
+                lines.replace("ADDR", addr)
+            );
+            fs::write(&config, text).unwrap();
+            vec!["-c".into(), config.display().to_string()]
         })
     }
 
