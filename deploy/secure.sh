@@ -14,7 +14,7 @@ only_verbs=yes
 names=DNS:gateway # Prometheus's name for it.
 for name in "$@"; do
     case $name in
-        '' | *[!A-Za-z0-9.:-]*) wrong "$name is neither a name nor an address" ;;
+        '' | -* | *[!A-Za-z0-9.:-]*) wrong "$name is neither a name nor an address" ;;
         *:*) names=$names,IP:$name ;;
         *[!0-9.]*) names=$names,DNS:$name ;;
         *) names=$names,IP:$name ;;
@@ -63,7 +63,8 @@ basic_auth_users:
 CONFIG
     for user in node prometheus; do
         openssl rand -hex 24 >"$user.password"
-        printf '  %s\n' "$(htpasswd -niB "$user" <"$user.password" | sed '/^$/d; s/:/: /')" >>web.new
+        login=$(htpasswd -niB "$user" <"$user.password") || err "htpasswd has failed"
+        printf '  %s: %s\n' "$user" "${login#*:}" >>web.new
     done
     mv web.new web.yml
 fi

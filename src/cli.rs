@@ -253,7 +253,8 @@ impl Cli {
         let access = self.exporter_access.access(&self.exporter_addr);
         let access = access.map_err(|why| Status::Usage.because(why))?;
         Ok(Exporter {
-            client: Client::new(access, None),
+            // The scrape follows the probe at once.
+            client: Client::new(access, None, true),
             landing_page: self
                 .exporter_addr
                 .join("")
@@ -307,7 +308,8 @@ impl Cli {
         let proxy = proxy::for_url(&self.page()?, variable).map_err(unusable)?;
         let access = self.pgw_access.access(&self.pgw_addr);
         Ok(Gateway {
-            client: Client::new(access.map_err(unusable)?, proxy),
+            // There is one request, or, with --prune, some that are to succeed each by itself.
+            client: Client::new(access.map_err(unusable)?, proxy, false),
             address: self.pgw_addr.clone(),
             method: match self.pgw_method {
                 PushMethod::Post => Method::POST,

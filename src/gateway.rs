@@ -46,9 +46,15 @@ impl Gateway {
         let text = format!("{TEXT}; escaping=values");
         let request = Request::builder()
             .header(header::ACCEPT, text)
-            .header(header::ACCEPT_ENCODING, "identity");
+            .header(header::ACCEPT_ENCODING, "identity")
+            .header(header::CACHE_CONTROL, "no-cache");
         let page = self.send(url, request, ())?;
-        check_type(&page)
+        let check_status = match page.status() {
+            StatusCode::OK => Ok(()),
+            status => Err(format!("it answered {status}")),
+        };
+        check_status
+            .and_then(|()| check_type(&page))
             .and_then(|()| check_length(&page))
             .map_err(|why| {
                 Status::GatewayRefused.because(format!("{} is no gateway: {why}", self.at(url)))
@@ -58,7 +64,9 @@ impl Gateway {
 
     /// The gateway in messages, as it was asked for `url`.
     pub fn at(&self, url: &Uri) -> String {
-        format!("gateway {url}{}", self.client.route())
+        // A name may be as long as a gateway takes it; a message is for people.
+        let url = url.to_string();
+        format!("gateway {url:.1000}{}", self.client.route())
     }
 
     /// An error that no answer came.

@@ -33,13 +33,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that goes through `proxy`, or straight to its server.
-    pub fn new(access: Access, proxy: Option<Proxy>) -> Client {
+    /// A client that goes through `proxy`, or straight to its server. Only with `keep_alive` a
+    /// connection is used again.
+    pub fn new(access: Access, proxy: Option<Proxy>, keep_alive: bool) -> Client {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             // A proxy is the connector's business, see proxy.rs.
             .proxy(None)
+            .max_idle_connections(keep_alive.into())
             // Half of the input buffer, so that a head that is too long is seen to be that.
             .max_response_header_size(8 * 1024)
             .user_agent(concat!("pgw-forwarder/", env!("CARGO_PKG_VERSION")))
@@ -238,7 +240,7 @@ mod tests {
                 .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
                 .unwrap();
         });
-        let client = Client::new(Access::default(), None);
+        let client = Client::new(Access::default(), None, true);
         client.cut.store(true, Ordering::Relaxed);
         let answer = client.send(Request::get(url), (), Duration::from_secs(10));
         assert_eq!(answer.unwrap().status(), 204);

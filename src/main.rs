@@ -69,7 +69,7 @@ fn run(cli: &Cli) -> Result<()> {
     if let Some(rule) = cli.prune() {
         let page = cli.page()?;
         if cli.dry_run {
-            let stale = prune::look(&gateway, &page, &rule)?;
+            let stale = prune::look(&gateway, &page, &rule, &mut None)?;
             let lines = stale.iter().map(|stale| format!("{stale}\n"));
             return print(lines.collect::<String>().as_bytes());
         }

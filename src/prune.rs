@@ -16,14 +16,19 @@ use crate::gateway::Gateway;
 use crate::group::{Group, is_name};
 use crate::logging::printable;
 
-/// How long deletions may rely on one look at the page. The gateway knows no deletion with a
-/// condition, so this, and the time that the look takes, is the gap in which a push can come
-/// unseen and go with its group; the node's next push brings the group back.
-const FRESH: Duration = Duration::from_secs(1);
+/// How long deletions may rely on one look at the page, from its beginning. The gateway knows no
+/// deletion with a condition, so this is the gap in which a push can come unseen and go with its
+/// group (or, if that is longer, the time of one look and one deletion); the node's next push
+/// brings the group back.
+const FRESH: Duration = Duration::from_secs(5);
+
+/// How much the clocks of gateway and host may differ: whichever is wrong, a group that is pushed
+/// could be taken for old.
+const SKEW: f64 = 60.0;
 
 /// Bytes of a line about a push. No group has a longer key: Go's servers take no head of a request
-/// that is longer than 1 MiB, and escaping at most doubles it.
-const MOST_LINE: u64 = 2 << 20;
+/// that is much longer than 1 MiB, and escaping at most doubles it.
+const MOST_LINE: u64 = (2 << 20) + (64 << 10);
 
 /// Bytes of grouping keys that are kept at a time: those of half a million groups.
 const MOST_KEPT: usize = 64 << 20;
@@ -42,8 +47,6 @@ pub struct Rule {
 pub struct Stale {
     /// The grouping key as the page has it.
     labels: String,
-    /// The groups that the page may mean: an empty instance can also be none at all.
-    groups: Vec<Group>,
     /// Seconds since the last push that was stored; `None` if there was none.
     age: Option<f64>,
 }
@@ -52,8 +55,8 @@ impl fmt::Display for Stale {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let labels = printable(&self.labels);
         match self.age {
-            Some(age) => write!(f, "{{{labels}}}, last pushed {age:.0} s ago"),
-            None => write!(f, "{{{labels}}}, never pushed, only tried to"),
+            Some(age) => write!(f, "{{{labels:.1000}}}, last pushed {age:.0} s ago"),
+            None => write!(f, "{{{labels:.1000}}}, never pushed, only tried to"),
         }
     }
 }
@@ -64,9 +67,11 @@ pub fn prune(gateway: &Gateway, page: &Uri, rule: &Rule) -> Result<()> {
     // Whether the gateway has taken the deletion of the group with these labels.
     let mut tried = HashMap::new();
     let mut ended = Instant::now();
+    // When a push is old is not judged anew: else there might always be one more.
+    let mut oldest = None;
     loop {
-        let stale = look(gateway, page, rule)?;
         let looked = Instant::now();
+        let stale = look(gateway, page, rule, &mut oldest)?;
         let (left, new): (Vec<_>, Vec<_>) = stale
             .into_iter()
             .partition(|stale| tried.contains_key(&stale.labels));
@@ -105,7 +110,7 @@ pub fn prune(gateway: &Gateway, page: &Uri, rule: &Rule) -> Result<()> {
 
 /// Deletes a group; tells whether the gateway has taken that.
 fn delete(gateway: &Gateway, stale: &Stale) -> Result<bool> {
-    for group in &stale.groups {
+    for group in groups(key(&stale.labels).unwrap_or_default()) {
         let deleted = match gateway.address.join(&group.path()) {
             Ok(url) => gateway.delete(&url),
             Err(why) => Err(Status::GatewayRefused.because(why)),
@@ -124,20 +129,39 @@ fn delete(gateway: &Gateway, stale: &Stale) -> Result<bool> {
 
 /// Reads the gateway's page for the stale groups. Nothing else of it is kept in memory, and of a
 /// page that is not whole nothing is believed.
-pub fn look(gateway: &Gateway, page: &Uri, rule: &Rule) -> Result<Vec<Stale>> {
+/// `oldest` is the time since when a push is not old, by the gateway's clock; the first look sets it.
+pub fn look(
+    gateway: &Gateway,
+    page: &Uri,
+    rule: &Rule,
+    oldest: &mut Option<f64>,
+) -> Result<Vec<Stale>> {
     let no_gateway = |why: String| {
         let at = gateway.at(page);
         Status::GatewayRefused.because(format!("{at} is no Pushgateway: {why}"))
     };
     let response = gateway.page(page)?;
     // Its own clock has measured its pushes, so it measures their age too.
-    let date = response.headers().get(header::DATE);
-    let now = date
-        .and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok())
+    let mut dates = response.headers().get_all(header::DATE).into_iter();
+    let now = match (dates.next(), dates.next()) {
+        (Some(date), None) => date.to_str().ok(),
+        _ => None,
+    };
+    let now = now
+        .and_then(|date| httpdate::parse_http_date(date).ok())
         .and_then(|date| date.duration_since(SystemTime::UNIX_EPOCH).ok())
         .ok_or_else(|| no_gateway("its answer has no date".into()))?
         .as_secs_f64();
-    let is_old = |time: f64| now - time > rule.age.as_secs_f64();
+    let here = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let skew = now - here.as_secs_f64();
+    if skew.abs() > SKEW {
+        let at = gateway.at(page);
+        return Err(Status::GatewayRefused.because(format!(
+            "{at}: its clock and this host's differ by {skew:.0} s, so nothing is deleted"
+        )));
+    }
+    let oldest = *oldest.get_or_insert(now - rule.age.as_secs_f64());
+    let is_old = |time: f64| time < oldest;
 
     let broken =
         |e: io::Error| gateway.unreachable(page, &gateway.client.cause(&e.into(), gateway.timeout));
@@ -171,7 +195,6 @@ pub fn look(gateway: &Gateway, page: &Uri, rule: &Rule) -> Result<Vec<Stale>> {
                 kept += labels.len();
                 found.push(Stale {
                     labels: labels.to_owned(),
-                    groups: groups(key),
                     age: (time != 0.0).then_some(now - time),
                 });
             }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::fake::{Fake, text};
 use crate::stage::{OLD, Run, Server, wait_for};
 
 #[test]
@@ -89,6 +90,23 @@ fn a_node_is_seen_to_push_to_stop_to_be_forgotten_and_to_come_back() {
     wait_for("the page", || {
         page().contains("3 nodes push, none stopped").then_some(())
     });
+
+    // What only Prometheus can know, a node cannot tell it.
+    let liar = Fake::answering(|_| {
+        text(
+            "up 0\njob_instance:push_up:bool 0\nALERTS{alertname=\"X\",alertstate=\"firing\"} 1\n\
+             scrape_samples_scraped 1\nlies 1\n",
+        )
+    });
+    let lies = Run::new(&liar.addr, &gateway.addr).env("PGW_JOB", "pushgateway");
+    lies.instance("liar").end().succeeded();
+    prometheus.query("lies{job=\"pushgateway\",instance=\"liar\"}");
+    for name in ["up", "ALERTS", "scrape_samples_scraped"] {
+        prometheus.query(&format!("absent({name}{{instance=\"liar\"}})"));
+    }
+    let delete = Run::new(&liar.addr, &gateway.addr).env("PGW_JOB", "pushgateway");
+    delete.instance("liar").arg("--delete").end().succeeded();
+    prometheus.query("absent(lies)");
 
     // One stops.
     drop(n3);

@@ -49,6 +49,12 @@ fn keys(gateway: &Server) -> BTreeSet<BTreeMap<String, String>> {
     gateway.groups().into_iter().map(|(key, _)| key).collect()
 }
 
+/// The header that tells the time, these seconds from now.
+fn date(seconds: u64) -> String {
+    let time = SystemTime::now() + Duration::from_secs(seconds);
+    format!("Date: {}\r\n", httpdate::fmt_http_date(time))
+}
+
 fn jobs(gateway: &Server) -> Vec<String> {
     let mut jobs: Vec<_> = keys(gateway).iter().map(|key| key["job"].clone()).collect();
     jobs.sort();
@@ -68,6 +74,8 @@ fn old_groups_of_every_kind_of_key_go_and_fresh_ones_stay() {
         "a\\b\nc",
         "50%+?#&",
         "a,b=\"c\"",
+        // Longer than what a connection keeps of what it sends.
+        &"long".repeat(5000),
     ];
     for value in odd {
         push(&gateway.addr, "old", value, "");
@@ -171,7 +179,7 @@ fn a_push_that_comes_while_others_are_deleted_is_seen() {
                     push(&addr, job, "n", "");
                 }
             }
-            thread::sleep(Duration::from_millis(1100));
+            thread::sleep(Duration::from_millis(5100));
         }
         None
     });
@@ -189,7 +197,7 @@ fn a_gateway_that_dies_halfway_is_said_to() {
     grow_old();
     // Half of a page, with old groups in it, is no reason to delete anything.
     let page = gateway.page("/metrics");
-    let half = answer(200, "Date: Sun, 22 Nov 2099 12:00:00 GMT\r\n", &page);
+    let half = answer(200, &date(0), &page);
     let half = half[..half.len() - 10].to_vec();
     let torn = Fake::raw(move |stream| {
         let request = read_head(stream).unwrap();
@@ -231,7 +239,7 @@ fn what_is_no_pushgateway_is_told() {
     let nowhere = format!("127.0.0.1:{}", free_port());
     prune(&nowhere).end().failed(6, &["gateway", "refused"]);
 
-    let date = "Date: Sun, 22 Nov 2026 12:00:00 GMT\r\n";
+    let date = &date(0);
     let own = "pushgateway_build_info{version=\"1\"} 1\n";
     let group = "push_time_seconds{instance=\"n\",job=\"j\"} 1\n";
     let page = format!("{own}{group}");
@@ -242,6 +250,10 @@ fn what_is_no_pushgateway_is_told() {
     };
     nothing_went(answer(200, "", &page), 7, &["no date"]);
     nothing_went(answer(200, "Date: yesterday\r\n", &page), 7, &["no date"]);
+    nothing_went(answer(200, &date.repeat(2), &page), 7, &["no date"]);
+    let ahead = answer(200, &self::date(3600), &page);
+    nothing_went(ahead, 7, &["clock", "differ by"]);
+    nothing_went(answer(206, date, &page), 7, &["it answered 206"]);
     let html = format!("{date}Content-Type: text/html\r\n");
     nothing_went(answer(200, &html, &page), 7, &["an HTML page"]);
     let json = format!("{date}Content-Type: application/json\r\n");
@@ -276,8 +288,54 @@ fn what_is_no_pushgateway_is_told() {
 }
 
 #[test]
+fn what_grows_old_meanwhile_is_left_for_the_next_time() {
+    // Each look is later than the one before, and there is always one more group that is old by
+    // then, but was not at the first.
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let looks = Mutex::new(0);
+    let gateway = Fake::answering(move |path| {
+        if path != "/metrics" {
+            return answer(202, "", "");
+        }
+        let mut looks = looks.lock().unwrap();
+        *looks += 1;
+        let old = if *looks == 1 {
+            "push_time_seconds{job=\"old\"} 1\n"
+        } else {
+            ""
+        };
+        let page = format!(
+            "pushgateway_build_info{{}} 1\n{old}push_time_seconds{{job=\"j{looks}\"}} {}\n",
+            now - 4
+        );
+        answer(200, &date(*looks * 5), &page)
+    });
+    let run = Run::new("127.0.0.1:1", &gateway.addr);
+    run.args(&["--prune", "10"]).end().succeeded();
+    let requests = gateway.requests();
+    let paths: Vec<_> = requests.iter().map(|request| request.path()).collect();
+    assert_eq!(paths, ["/metrics", "/metrics/job/old", "/metrics"]);
+}
+
+#[test]
+fn a_proxy_that_keeps_connections_open_is_gone_through() {
+    let gateway = Server::pushgateway(&[]);
+    for job in ["a", "b", "c"] {
+        push(&gateway.addr, job, "n", "");
+    }
+    grow_old();
+    let proxy = Fake::meddling(&gateway.addr, |request| {
+        let is_whole = request.path().starts_with("http://");
+        (!is_whole).then(|| answer(400, "", "a proxy has to be told the host"))
+    });
+    let ended = prune(&gateway.addr).env("http_proxy", &proxy.addr).end();
+    ended.succeeded();
+    assert!(gateway.groups().is_empty());
+}
+
+#[test]
 fn a_page_of_any_size_takes_the_same_memory() {
-    let date = "Date: Sun, 22 Nov 2026 12:00:00 GMT\r\n";
+    let date = &date(0);
     let filler = "node_cpu_seconds_total{cpu=\"0\",instance=\"n\",job=\"node\",mode=\"idle\"} 1\n";
     let own = format!("pushgateway_build_info{{}} 1\n{}", filler.repeat(800_000));
     let group = "push_time_seconds{instance=\"n\",job=\"old\"} 1\n";
@@ -345,7 +403,7 @@ fn what_would_prune_more_than_was_meant_is_a_usage_error() {
 fn the_example_crontab_prunes_the_nodes() {
     let old = "push_time_seconds{instance=\"n\",job=\"node\"} 1\n\
                push_time_seconds{instance=\"n\",job=\"backup\"} 1\n";
-    let date = "Date: Sun, 22 Nov 2026 12:00:00 GMT\r\n";
+    let date = &date(0);
     let with = |group| answer(200, date, &format!("pushgateway_build_info{{}} 1\n{group}"));
     let (page, rest) = (with(old), with(""));
     let is_there = AtomicBool::new(true);
