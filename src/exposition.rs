@@ -70,6 +70,7 @@ fn is_sample(line: &str) -> bool {
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
         return false;
     }
+    let unlabelled = rest;
     let rest = rest.trim_start_matches(BLANK);
     let rest = match rest.strip_prefix('{') {
         // A value has no brace, so the last one closes the labels, whatever they hold.
@@ -77,6 +78,8 @@ fn is_sample(line: &str) -> bool {
             Some(end) => &labelled[end + 1..],
             None => return false,
         },
+        // Else one could not tell where the name ends: a-1, or ab0.5 that was ab 0.5.
+        None if unlabelled == rest => return false,
         None => rest,
     };
     let mut words = rest.split(BLANK).filter(|word| !word.is_empty());
@@ -150,6 +153,9 @@ mod tests {
             "1a 1\n",
             "a{x=\"1\" 1\n",
             "a-b 1\n",
+            "a-1\n",
+            "ab0.5\n",
+            "a+Inf 1\n",
             "a 1\r\n",
             "a 1\n<html>\n",
             "a 1\n# EOF\n",
