@@ -103,7 +103,7 @@ impl Exporter {
 
         let mut body = Vec::new();
         // One more for a final newline that may have to be added.
-        let room = length.unwrap_or(0) as usize + 1;
+        let room = (length.unwrap_or(0) as usize).saturating_add(1);
         body.try_reserve_exact(room)
             .with_context(|| format!("no memory for the {room} bytes of {}", self.metrics))?;
         response

@@ -36,7 +36,7 @@ impl Exposition {
                 continue;
             }
             if !is_sample(line) {
-                let line = line.chars().take(EXCERPT).collect::<String>();
+                let line = beginning(line);
                 return Err(format!("line {} is not a sample: {line:?}", index + 1));
             }
             samples += 1;
@@ -70,6 +70,7 @@ fn is_sample(line: &str) -> bool {
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
         return false;
     }
+    let unlabelled = rest;
     let rest = rest.trim_start_matches(BLANK);
     let rest = match rest.strip_prefix('{') {
         // A value has no brace, so the last one closes the labels, whatever they hold.
@@ -77,6 +78,8 @@ fn is_sample(line: &str) -> bool {
             Some(end) => &labelled[end + 1..],
             None => return false,
         },
+        // Else one could not tell where the name ends: a-1, or ab0.5 that was ab 0.5.
+        None if unlabelled == rest => return false,
         None => rest,
     };
     let mut words = rest.split(BLANK).filter(|word| !word.is_empty());
@@ -85,17 +88,28 @@ fn is_sample(line: &str) -> bool {
         && words.next().is_none()
 }
 
-/// How many characters of what came over the network a message quotes.
+/// How many characters a message may take to quote what came over the network.
 const EXCERPT: usize = 300;
+
+/// As much of a text as a message may quote. What cannot be seen is shown as several characters,
+/// and they count, or the line would become too long for a system log.
+fn beginning(text: &str) -> &str {
+    let mut shown = 0;
+    let rest = text.char_indices().find(|(_, c)| {
+        shown += c.escape_debug().count();
+        shown > EXCERPT
+    });
+    rest.map_or(text, |(start, _)| &text[..start])
+}
 
 /// The beginning of a text that came over the network, on one line.
 pub fn excerpt(bytes: &[u8]) -> String {
     // Looked at no further than it can matter: the text may be as long as its sender likes.
     let text: Cow<str> = String::from_utf8_lossy(&bytes[..bytes.len().min(8 * EXCERPT)]);
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(EXCERPT) {
-        Some((end, _)) => format!("{}...", &line[..end]),
-        None => line,
+    match beginning(&line) {
+        all if all.len() == line.len() => line,
+        some => format!("{some}..."),
     }
 }
 
@@ -139,6 +153,9 @@ mod tests {
             "1a 1\n",
             "a{x=\"1\" 1\n",
             "a-b 1\n",
+            "a-1\n",
+            "ab0.5\n",
+            "a+Inf 1\n",
             "a 1\r\n",
             "a 1\n<html>\n",
             "a 1\n# EOF\n",
@@ -154,5 +171,7 @@ mod tests {
     fn an_excerpt_is_one_short_line() {
         assert_eq!(excerpt(b" a\r\n\tb \xff\n"), "a b \u{fffd}");
         assert_eq!(excerpt("ü".repeat(1000).as_bytes()).chars().count(), 303);
+        assert_eq!(excerpt(&[b'x'; 300]).len(), 300);
+        assert_eq!(excerpt(&[0x1b; 300]), "\x1b".repeat(50) + "...");
     }
 }

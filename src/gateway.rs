@@ -97,8 +97,9 @@ impl Gateway {
             };
             return Err(Status::GatewayRefused.because(why));
         }
-        let content_type = response.headers().get(header::CONTENT_TYPE);
-        if content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/html")) {
+        let mut types = response.headers().get_all(header::CONTENT_TYPE).iter();
+        let is_html = |start: &[u8]| start.eq_ignore_ascii_case(b"text/html");
+        if types.any(|value| value.as_bytes().get(..9).is_some_and(is_html)) {
             // A login page, a default page, an exporter: whatever it is, it has stored nothing.
             let why = format!(
                 "{} is no gateway: it answered {status} and an HTML page",

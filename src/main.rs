@@ -8,6 +8,8 @@ mod cli;
 mod exit;
 mod exporter;
 mod exposition;
+#[cfg(test)]
+mod fuzz;
 mod gateway;
 mod group;
 mod http;

@@ -33,6 +33,9 @@ const MOST_LINE: u64 = (2 << 20) + (64 << 10);
 /// Bytes of grouping keys that are kept at a time: those of half a million groups.
 const MOST_KEPT: usize = 64 << 20;
 
+/// Bytes that it takes to keep a grouping key, besides its own.
+const KEEPING: usize = 100;
+
 /// Which groups to delete.
 #[derive(Debug)]
 pub struct Rule {
@@ -45,7 +48,7 @@ pub struct Rule {
 /// A group that nobody pushes any more.
 #[derive(Debug)]
 pub struct Stale {
-    /// The grouping key as the page has it.
+    /// The grouping key as the page has it; that [`key`] can read it has been tried.
     labels: String,
     /// Seconds since the last push that was stored; `None` if there was none.
     age: Option<f64>,
@@ -110,7 +113,7 @@ pub fn prune(gateway: &Gateway, page: &Uri, rule: &Rule) -> Result<()> {
 
 /// Deletes a group; tells whether the gateway has taken that.
 fn delete(gateway: &Gateway, stale: &Stale) -> Result<bool> {
-    for group in groups(key(&stale.labels).unwrap_or_default()) {
+    for group in key(&stale.labels).map(groups).into_iter().flatten() {
         let deleted = match gateway.address.join(&group.path()) {
             Ok(url) => gateway.delete(&url),
             Err(why) => Err(Status::GatewayRefused.because(why)),
@@ -182,7 +185,7 @@ pub fn look(
         if failure.is_some() {
             // These lines come first: the page is sorted by the families' names.
             if !is_old(time) {
-                kept += labels.len();
+                kept += labels.len() + KEEPING;
                 tried_lately.insert(labels.to_owned());
             }
         } else if is_old(time) && (time != 0.0 || !tried_lately.contains(labels)) {
@@ -192,7 +195,7 @@ pub fn look(
                 name == "job" && rule.job.as_ref().is_none_or(|job| job == value)
             };
             if key.iter().any(is_chosen) {
-                kept += labels.len();
+                kept += labels.len() + KEEPING;
                 found.push(Stale {
                     labels: labels.to_owned(),
                     age: (time != 0.0).then_some(now - time),
@@ -260,7 +263,7 @@ fn key(labels: &str) -> Option<Vec<(String, String)>> {
     Some(key)
 }
 
-/// The groups that the page shows with this key: it gives an empty instance to one that has none.
+/// The groups that the page may mean by this key: it gives an empty instance to one that has none.
 /// (There is one of the two at most: with both, the gateway has no page at all.)
 fn groups(key: Vec<(String, String)>) -> Vec<Group> {
     let instance = |(name, value): &(String, String)| name == "instance" && value.is_empty();

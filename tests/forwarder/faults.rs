@@ -12,18 +12,19 @@ use std::time::Duration;
 use crate::fake::{Fake, answer, drip, hang, read_head, reset, text};
 use crate::stage::{Ended, FORWARDER, Run, Server, families, free_port};
 
-const GOOD: &str = "# HELP a_metric What it is.\n# TYPE a_metric gauge\na_metric{b=\"c\"} 42\n";
+/// What a good exporter says.
+pub const GOOD: &str = "# HELP a_metric What it is.\n# TYPE a_metric gauge\na_metric{b=\"c\"} 42\n";
 
 /// What the other side of a row got to see in the end.
 #[derive(Debug, PartialEq)]
-enum Stored {
+pub enum Stored {
     Nothing,
     Exactly(String),
 }
 use Stored::{Exactly, Nothing};
 
 /// One fault: what is wrong, and what a run makes of it.
-struct Row {
+pub struct Row {
     name: &'static str,
     /// The exporter's address.
     exporter: String,
@@ -32,6 +33,8 @@ struct Row {
     /// What the gateway's host is called.
     host: &'static str,
     variables: &'static [(&'static str, &'static str)],
+    /// All the memory that the run may have, where it is bounded.
+    kilobytes: Option<u32>,
     status: i32,
     says: &'static [&'static str],
     stored: Stored,
@@ -40,13 +43,14 @@ struct Row {
 }
 
 /// A row with a broken exporter in front of a real Pushgateway.
-fn exporter(name: &'static str, fake: Fake, status: i32, says: &'static [&'static str]) -> Row {
+pub fn exporter(name: &'static str, fake: Fake, status: i32, says: &'static [&'static str]) -> Row {
     Row {
         name,
         exporter: fake.addr.clone(),
         gateway: None,
         host: "127.0.0.1",
         variables: &[],
+        kilobytes: None,
         status,
         says,
         stored: Nothing,
@@ -55,14 +59,19 @@ fn exporter(name: &'static str, fake: Fake, status: i32, says: &'static [&'stati
 }
 
 /// A row with an exporter whose metrics are answered with these bytes.
-fn scrape(name: &'static str, reply: Vec<u8>, status: i32, says: &'static [&'static str]) -> Row {
+pub fn scrape(
+    name: &'static str,
+    reply: Vec<u8>,
+    status: i32,
+    says: &'static [&'static str],
+) -> Row {
     // A client may have seen enough, and close, before all is written.
     let fake = Fake::alive(move |stream| stream.write_all(&reply).unwrap_or_default());
     exporter(name, fake, status, says)
 }
 
 /// A row with a broken gateway behind a good exporter.
-fn gateway(name: &'static str, fake: Fake, status: i32, says: &'static [&'static str]) -> Row {
+pub fn gateway(name: &'static str, fake: Fake, status: i32, says: &'static [&'static str]) -> Row {
     Row {
         gateway: Some(fake),
         ..scrape(name, text(GOOD), status, says)
@@ -70,7 +79,7 @@ fn gateway(name: &'static str, fake: Fake, status: i32, says: &'static [&'static
 }
 
 /// A row with a gateway that reads a push and answers it with these bytes.
-fn push(name: &'static str, reply: Vec<u8>, status: i32, says: &'static [&'static str]) -> Row {
+pub fn push(name: &'static str, reply: Vec<u8>, status: i32, says: &'static [&'static str]) -> Row {
     Row {
         stored: Exactly(GOOD.into()),
         ..gateway(name, Fake::answering(move |_| reply.clone()), status, says)
@@ -78,15 +87,35 @@ fn push(name: &'static str, reply: Vec<u8>, status: i32, says: &'static [&'stati
 }
 
 impl Row {
-    fn stores(self, what: &str) -> Row {
+    pub fn stores(self, what: &str) -> Row {
         Row {
             stored: Exactly(what.into()),
             ..self
         }
     }
 
-    fn variables(self, variables: &'static [(&'static str, &'static str)]) -> Row {
+    pub fn variables(self, variables: &'static [(&'static str, &'static str)]) -> Row {
         Row { variables, ..self }
+    }
+
+    pub fn within(self, kilobytes: u32) -> Row {
+        Row {
+            kilobytes: Some(kilobytes),
+            ..self
+        }
+    }
+
+    /// The same with an exporter that has several megabytes, more than a connection holds.
+    pub fn several_mb(self) -> Row {
+        let body = text(&megabytes(8));
+        let fake = Fake::alive(move |stream| {
+            let _ = stream.write_all(&body);
+        });
+        Row {
+            exporter: fake.addr.clone(),
+            _fake: Some(fake),
+            ..self
+        }
     }
 }
 
@@ -461,17 +490,7 @@ fn gateway_rows() -> Vec<Row> {
             head_only(stream);
         })
     };
-    let several_mb = |row: Row| {
-        let body = text(&megabytes(8));
-        let fake = Fake::alive(move |stream| {
-            let _ = stream.write_all(&body);
-        });
-        Row {
-            exporter: fake.addr.clone(),
-            _fake: Some(fake),
-            ..row
-        }
-    };
+    let several_mb = Row::several_mb;
     let told = |status: u16, body: &'static str| answer(status, "", body);
     let moved = |status| answer(status, "Location: https://new.example/p\r\n", "");
 
@@ -727,6 +746,10 @@ fn run(row: &Row, instance: &str, pushgateway: &Server) {
         .variables
         .iter()
         .fold(run, |run, (name, value)| run.env(name, value));
+    let run = match row.kilobytes {
+        Some(kilobytes) => run.within(kilobytes),
+        None => run,
+    };
     let ended: Ended = run.end();
 
     let name = row.name;
@@ -740,6 +763,10 @@ fn run(row: &Row, instance: &str, pushgateway: &Server) {
         assert_eq!(ended.status, Some(row.status), "{name}: {ended:?}");
         ended.failed(row.status, row.says);
     }
+    // Whatever it quotes: a line that a log keeps whole, and that leaves a terminal alone.
+    let line = ended.stderr.trim_end_matches('\n');
+    assert!(line.len() < 1000, "{name}: {ended:?}");
+    assert!(!line.contains(char::is_control), "{name}: {ended:?}");
     // All limits together, as the README promises.
     assert!(ended.took < Duration::from_secs(22), "{name}: {ended:?}");
 
@@ -770,10 +797,15 @@ fn run(row: &Row, instance: &str, pushgateway: &Server) {
 #[test]
 fn every_fault_has_its_status_its_line_and_leaves_nothing_false() {
     let pushgateway = Server::pushgateway(&[]);
-    let rows: Vec<Row> = [exporter_rows(), gateway_rows(), refused_rows(&pushgateway)]
-        .into_iter()
-        .flatten()
-        .collect();
+    let rows = [exporter_rows(), gateway_rows(), refused_rows(&pushgateway)];
+    run_all(
+        &rows.into_iter().flatten().collect::<Vec<_>>(),
+        &pushgateway,
+    );
+}
+
+/// Runs rows, and tells which have failed.
+pub fn run_all(rows: &[Row], pushgateway: &Server) {
     // Most of them wait for a limit, so many can run at a time.
     let next = AtomicUsize::new(0);
     let failed = Mutex::new(Vec::new());
@@ -781,7 +813,7 @@ fn every_fault_has_its_status_its_line_and_leaves_nothing_false() {
         for _ in 0..8 {
             scope.spawn(|| {
                 while let Some(row) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let run = || run(row, &format!("fault: {}", row.name), &pushgateway);
+                    let run = || run(row, &format!("fault: {}", row.name), pushgateway);
                     if catch_unwind(AssertUnwindSafe(run)).is_err() {
                         failed.lock().unwrap().push(row.name);
                     }

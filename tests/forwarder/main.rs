@@ -4,6 +4,7 @@ mod compose;
 mod demo;
 mod fake;
 mod faults;
+mod hostile;
 mod input;
 mod lock;
 mod machine;

@@ -395,6 +395,22 @@ impl Run {
         self.env("PGW_INSTANCE", instance)
     }
 
+    /// The same with no more memory than this.
+    pub fn within(self, kilobytes: u32) -> Run {
+        let mut limited = Command::new("/bin/sh");
+        limited
+            .args([
+                "-c",
+                &format!("ulimit -v {kilobytes} && exec \"$0\" \"$@\""),
+            ])
+            .arg(self.0.get_program())
+            .args(self.0.get_args())
+            .env_clear()
+            .envs(self.0.get_envs().filter_map(|(k, v)| Some((k, v?))))
+            .stdin(Stdio::null());
+        Run(limited)
+    }
+
     pub fn start(mut self) -> Child {
         self.0
             .stdout(Stdio::piped())
