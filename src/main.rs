@@ -26,7 +26,7 @@ use ureq::http::Uri;
 
 use cli::Cli;
 use exit::Status;
-use lock::Lock;
+use lock::{Lock, Place};
 
 fn main() -> ExitCode {
     // A bug has a status too, and one line.
@@ -98,8 +98,8 @@ fn run(cli: &Cli) -> Result<()> {
 /// The lock of the runs that are about `url`.
 fn take_lock(cli: &Cli, url: &Uri) -> Result<Lock> {
     match &cli.lock_file {
-        Some(path) => Lock::take(path),
-        None => Lock::take(&lock::default_path(&url.to_string())?),
+        Some(path) => Lock::take(&Place::at(path)),
+        None => Lock::take(&lock::default_place(&url.to_string())?),
     }
 }
 
