@@ -361,6 +361,21 @@ impl Run {
         self
     }
 
+    /// The same run, started by a command, which the program and its arguments follow.
+    pub fn by(self, command: &[&str]) -> Run {
+        let mut run = Run(Command::new(command[0]));
+        run.0
+            .args(&command[1..])
+            .arg(self.0.get_program())
+            .args(self.0.get_args())
+            .env_clear()
+            .stdin(Stdio::null());
+        for (name, value) in self.0.get_envs() {
+            run.0.env(name, value.unwrap());
+        }
+        run
+    }
+
     pub fn instance(self, instance: &str) -> Run {
         self.env("PGW_INSTANCE", instance)
     }
@@ -410,6 +425,13 @@ impl Ended {
         }
         assert!(self.stdout.is_empty(), "{self:?}");
     }
+}
+
+/// Whether this machine lets a test have namespaces of its own, with the tools for that.
+pub fn can_leave_the_host() -> bool {
+    let kinds = ["--mount", "--net", "ip", "link"];
+    let output = Command::new("unshare").args(kinds).output();
+    output.is_ok_and(|output| output.status.success())
 }
 
 /// Runs a test of this program again, in a network and with mounts of its own; there, returns.
