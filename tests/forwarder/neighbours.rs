@@ -16,8 +16,8 @@ use rustix::process::{Pid, Signal, geteuid, kill_process};
 
 use crate::fake::{Fake, answer, hang, text};
 use crate::stage::{
-    Ended, Run, Server, can_leave_the_host, can_or_skips, copy_of_the_program, families, host,
-    leave_the_host, pushes, wait_for,
+    Ended, FORWARDER, Run, Server, can_leave_the_host, can_or_skips, copy_of_the_program, families,
+    host, leave_the_host, pushes, wait_for,
 };
 
 /// A user that is not the one that runs the tests.
@@ -436,6 +436,28 @@ fn a_look_up_for_which_there_is_no_thread_is_told() {
         Ended::new(output, Duration::ZERO)
     };
     run("EXPORTER_ADDR").failed(4, &["exporter http://localhost:1/", "look up its name"]);
+}
+
+#[test]
+fn a_run_needs_no_environment_and_no_input() {
+    let (exporter, gateway) = (Server::node_exporter(), Server::pushgateway(&[]));
+    let directory = tempfile::tempdir().unwrap();
+    let output = Command::new(FORWARDER)
+        .env_clear()
+        .args([
+            "--exporter-addr",
+            &exporter.addr,
+            "--pgw-addr",
+            &gateway.addr,
+        ])
+        .arg("--lock-file")
+        .arg(directory.path().join("lock"))
+        // Which cannot be read from its beginning.
+        .stdin(File::open("/proc/self/mem").unwrap())
+        .output()
+        .unwrap();
+    Ended::new(output, Duration::ZERO).succeeded();
+    assert_eq!(pushes(&gateway.addr), 1);
 }
 
 #[test]
