@@ -84,6 +84,7 @@ fn run(cli: &Cli) -> Result<()> {
     let group = cli.group()?;
     let url = cli.url(&group)?;
     if cli.dry_run {
+        drop(for_push);
         exporter.probe()?;
         return print(&exporter.scrape()?.body);
     }
