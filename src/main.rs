@@ -20,6 +20,7 @@ mod prune;
 mod socket;
 mod tls;
 
+use std::hint::black_box;
 use std::io::{self, ErrorKind, Write};
 use std::process::{self, ExitCode};
 use std::{env, panic, thread};
@@ -30,7 +31,7 @@ use ureq::http::Uri;
 
 use cli::Cli;
 use exit::Status;
-use lock::Lock;
+use lock::{Lock, Place};
 
 fn main() -> ExitCode {
     // A bug has a status too, and one line.
@@ -62,6 +63,10 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<()> {
+    // Where memory is short, a small piece of it cannot be had without an abort: so room for the
+    // probe is found now, and room for the push is kept while the exposition grows.
+    let (for_probe, for_push) = (room()?, room()?);
+    drop(for_probe);
     // All that can be wrong with the options is found before anything is touched.
     let rust_log = env::var("RUST_LOG")
         .ok()
@@ -83,6 +88,7 @@ fn run(cli: &Cli) -> Result<()> {
     let group = cli.group()?;
     let url = cli.url(&group)?;
     if cli.dry_run {
+        drop(for_push);
         exporter.probe()?;
         return print(&exporter.scrape()?.body);
     }
@@ -96,14 +102,27 @@ fn run(cli: &Cli) -> Result<()> {
         thread::sleep(pause);
     }
     exporter.probe()?;
-    gateway.push(&url, &exporter.scrape()?)
+    let exposition = exporter.scrape()?;
+    drop(for_push);
+    gateway.push(&url, &exposition)
+}
+
+/// Memory for all that a run does but for an exposition; half of it is for the thread that looks
+/// up a name.
+fn room() -> Result<Vec<u8>> {
+    const ROOM: usize = 4 << 20;
+    let mut room = Vec::new();
+    room.try_reserve_exact(ROOM)
+        .with_context(|| format!("no memory for the {ROOM} bytes that a run needs"))?;
+    // Or the compiler leaves it out, since nobody writes to it.
+    Ok(black_box(room))
 }
 
 /// The lock of the runs that are about `url`.
 fn take_lock(cli: &Cli, url: &Uri) -> Result<Lock> {
     match &cli.lock_file {
-        Some(path) => Lock::take(path),
-        None => Lock::take(&lock::default_path(&url.to_string())?),
+        Some(path) => Lock::take(&Place::at(path)),
+        None => Lock::take(&lock::default_place(&url.to_string())?),
     }
 }
 

@@ -6,8 +6,9 @@ use std::fmt::Debug;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -348,14 +349,20 @@ impl Resolver for Names {
         let uri = self.proxy.as_ref().map_or(uri, |proxy| &proxy.url);
         let host = uri.host().unwrap_or_default();
         let is_address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
-        // ureq keeps a look-up within a limit by a thread, which an address can do without.
-        let timeout = match is_address {
-            true => NextTimeout::default(),
-            false => timeout,
-        };
-        match DefaultResolver::default().resolve(uri, config, timeout) {
-            Err(Error::Timeout(_)) => Err(Error::Timeout(Timeout::Resolve)),
-            other => other,
+        let (uri, config) = (uri.clone(), config.clone());
+        let no_limit = NextTimeout::default();
+        let look_up = move || DefaultResolver::default().resolve(&uri, &config, no_limit);
+        if is_address {
+            return look_up();
+        }
+        // A thread keeps a look-up within its limit. ureq's own would panic where there is none.
+        let (sender, receiver) = mpsc::sync_channel(1);
+        thread::Builder::new()
+            .spawn(move || sender.send(look_up()).unwrap_or_default())
+            .map_err(|e| io::Error::new(e.kind(), format!("no thread to look up its name: {e}")))?;
+        match receiver.recv_timeout(*timeout.after) {
+            Ok(found) => found,
+            Err(_) => Err(Error::Timeout(Timeout::Resolve)),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::process::geteuid;
 
 use crate::fake::{Fake, answer, hang, text};
-use crate::stage::{Ended, FORWARDER, Run, Server, can_or_skips, pushes, wait_for};
+use crate::stage::{Ended, Run, Server, can_or_skips, copy_of_the_program, pushes, wait_for};
 
 /// A user that is not the one that runs the tests.
 const NOBODY: u32 = 65534;
@@ -124,11 +124,7 @@ fn the_lock_file_holds_the_pid_and_stays() {
     let (exporter, gateway) = (stuck(), Fake::answering(|_| answer(200, "", "")));
     let directory = tempfile::tempdir().unwrap();
     let lock = directory.path().join("lock");
-    fs::write(
-        &lock,
-        "4194304 is longer than this run's PID, and is replaced\n",
-    )
-    .unwrap();
+    fs::write(&lock, "\0 0004194304\n").unwrap();
     let first = holder(&exporter, &gateway.addr, &lock);
     assert_eq!(
         fs::read_to_string(&lock).unwrap(),
@@ -173,6 +169,8 @@ fn what_is_not_a_lock_file_of_this_user_is_refused_and_untouched() {
     refused(&path("dangling"), &["symbolic link"]);
     assert!(!path("nowhere").exists());
 
+    // A slip in the options.
+    refused(&target, &["something else than a PID"]);
     fs::hard_link(&target, path("second name")).unwrap();
     refused(&path("second name"), &["hard link"]);
 
@@ -211,8 +209,7 @@ fn a_lock_file_of_another_user_is_refused_and_untouched() {
 fn a_directory_that_cannot_be_written_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let lock = directory.path().join("lock");
-    let program = directory.path().join("pgw-forwarder");
-    fs::copy(FORWARDER, &program).unwrap();
+    let program = copy_of_the_program(directory.path());
     fs::set_permissions(directory.path(), Permissions::from_mode(0o555)).unwrap();
 
     // Root can write everywhere.
@@ -243,8 +240,7 @@ fn the_default_directory_has_to_be_this_users_alone() {
     let gateway = Fake::answering(|_| answer(200, "", ""));
     let exporter = Fake::answering(|_| text("a 1\n"));
     let place = tempfile::tempdir().unwrap();
-    let program = place.path().join("pgw-forwarder");
-    fs::copy(FORWARDER, &program).unwrap();
+    let program = copy_of_the_program(place.path());
     fs::set_permissions(place.path(), Permissions::from_mode(0o777)).unwrap();
     let run = |temporary: &Path| {
         let output = Command::new(&program)

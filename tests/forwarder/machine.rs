@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -11,7 +10,7 @@ use std::sync::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::stage::{find_program, wait_for};
+use crate::stage::{self, find_program, host, wait_for};
 
 /// The address of the machine, and of the other end of its link.
 pub const INSIDE: &str = "10.213.0.2";
@@ -29,38 +28,18 @@ pub fn needs() -> Option<String> {
     (!missing.is_empty()).then(|| format!("a Debian of its own needs {missing:?}"))
 }
 
-/// Runs a test of this program again, in a network and with mounts of its own; there, returns.
+/// Runs a test of this program again, in a network and with mounts of its own where a machine can
+/// boot; there, returns.
 pub fn leave_the_host(test: &str) -> bool {
-    const INSIDE_ALREADY: &str = "PGW_FORWARDER_TEST_NAMESPACES";
-    if env::var_os(INSIDE_ALREADY).is_none() {
-        // While there is a way to the distribution's packages.
-        image();
-        let status = Command::new("unshare")
-            .args(["--mount", "--net", "--propagation", "private"])
-            .arg(env::current_exe().unwrap())
-            .args(["--exact", test, "--nocapture"])
-            .env(INSIDE_ALREADY, "yes")
-            .status()
-            .unwrap();
-        assert!(status.success(), "see above");
+    // While there is a way to the distribution's packages.
+    image();
+    if !stage::leave_the_host(test) {
         return false;
     }
     // systemd wants a cgroup tree of the second version, which the host may not have.
     host("umount --recursive --lazy /sys/fs/cgroup");
     host("mount -t cgroup2 cgroup2 /sys/fs/cgroup");
-    host("ip link set lo up");
     true
-}
-
-/// Runs a command line without quotes on the host's side of the link.
-pub fn host(line: &str) -> String {
-    let mut words = line.split(' ');
-    let output = Command::new(words.next().unwrap())
-        .args(words)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{line}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
 }
 
 /// A booted machine, which is off and gone when this is dropped.

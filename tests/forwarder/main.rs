@@ -9,6 +9,7 @@ mod input;
 mod lock;
 mod machine;
 mod monitoring;
+mod neighbours;
 mod node;
 mod pipeline;
 mod prune;

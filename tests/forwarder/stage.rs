@@ -356,6 +356,15 @@ pub fn program(names: &[&str]) -> PathBuf {
 /// One run of the forwarder, with nothing in its environment but what a test sets.
 pub struct Run(Command);
 
+/// A copy of the program where every user can reach it. It is another process that writes it:
+/// while this one does, a child that another test has just made may hold it open, too, and a file
+/// that is open for writing cannot be run.
+pub fn copy_of_the_program(directory: &Path) -> PathBuf {
+    let program = directory.join("pgw-forwarder");
+    host(&format!("cp {FORWARDER} {}", program.display()));
+    program
+}
+
 /// How a run ended.
 #[derive(Debug)]
 pub struct Ended {
@@ -389,6 +398,21 @@ impl Run {
     pub fn args(mut self, args: &[&str]) -> Run {
         self.0.args(args);
         self
+    }
+
+    /// The same run, started by a command, which the program and its arguments follow.
+    pub fn by(self, command: &[&str]) -> Run {
+        let mut run = Run(Command::new(command[0]));
+        run.0
+            .args(&command[1..])
+            .arg(self.0.get_program())
+            .args(self.0.get_args())
+            .env_clear()
+            .stdin(Stdio::null());
+        for (name, value) in self.0.get_envs() {
+            run.0.env(name, value.unwrap());
+        }
+        run
     }
 
     pub fn instance(self, instance: &str) -> Run {
@@ -456,6 +480,42 @@ impl Ended {
         }
         assert!(self.stdout.is_empty(), "{self:?}");
     }
+}
+
+/// Whether this machine lets a test have namespaces of its own, with the tools for that.
+pub fn can_leave_the_host() -> bool {
+    let kinds = ["--mount", "--net", "ip", "link"];
+    let output = Command::new("unshare").args(kinds).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
+/// Runs a test of this program again, in a network and with mounts of its own; there, returns.
+pub fn leave_the_host(test: &str) -> bool {
+    const INSIDE_ALREADY: &str = "PGW_FORWARDER_TEST_NAMESPACES";
+    if env::var_os(INSIDE_ALREADY).is_none() {
+        let status = Command::new("unshare")
+            .args(["--mount", "--net", "--propagation", "private"])
+            .arg(env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env(INSIDE_ALREADY, "yes")
+            .status()
+            .unwrap();
+        assert!(status.success(), "see above");
+        return false;
+    }
+    host("ip link set lo up");
+    true
+}
+
+/// Runs a command line without quotes, and returns what it says.
+pub fn host(line: &str) -> String {
+    let mut words = line.split(' ');
+    let output = Command::new(words.next().unwrap())
+        .args(words)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{line}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// The names of the families that were pushed to a group, without those of the gateway's own.
