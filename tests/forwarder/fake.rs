@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// What a fake has been asked: the head and, if it read it, the body.
 #[derive(Debug, Clone, Default)]
@@ -147,6 +147,12 @@ pub fn text(body: &str) -> Vec<u8> {
         "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n",
         body,
     )
+}
+
+/// The header that tells the time, these seconds from now.
+pub fn date(seconds: u64) -> String {
+    let time = SystemTime::now() + Duration::from_secs(seconds);
+    format!("Date: {}\r\n", httpdate::fmt_http_date(time))
 }
 
 /// Reads the head of a request, `None` at the end of the connection.

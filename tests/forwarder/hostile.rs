@@ -7,7 +7,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use crate::fake::{Fake, answer, hang, read_head, text};
+use crate::fake::{Fake, answer, date, hang, read_head, text};
 use crate::faults::{GOOD, Row, exporter, gateway, push, run_all, scrape};
 use crate::stage::{Run, Server};
 
@@ -766,7 +766,7 @@ fn a_length_beyond_all_memory_is_no_crash() {
 
 #[test]
 fn a_page_that_means_harm_deletes_nothing() {
-    let date = "Date: Sun, 22 Nov 2026 12:00:00 GMT\r\n";
+    let date = date(0);
     let page = "pushgateway_build_info{} 1\npush_time_seconds{instance=\"n\",job=\"j\"} 1\n";
     let size = page.len();
     let chunked = format!("{date}Transfer-Encoding: chunked\r\n");

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use crate::fake::{Fake, answer, hang, read_head, text};
+use crate::fake::{Fake, answer, date, hang, read_head, text};
 use crate::stage::{Ended, FORWARDER, Run, Server, free_port, wait_for};
 
 /// Seconds after which a group is old in these tests.
@@ -47,12 +47,6 @@ fn grow_old() {
 /// The grouping keys on this gateway.
 fn keys(gateway: &Server) -> BTreeSet<BTreeMap<String, String>> {
     gateway.groups().into_iter().map(|(key, _)| key).collect()
-}
-
-/// The header that tells the time, these seconds from now.
-fn date(seconds: u64) -> String {
-    let time = SystemTime::now() + Duration::from_secs(seconds);
-    format!("Date: {}\r\n", httpdate::fmt_http_date(time))
 }
 
 fn jobs(gateway: &Server) -> Vec<String> {
@@ -251,7 +245,7 @@ fn what_is_no_pushgateway_is_told() {
     nothing_went(answer(200, "", &page), 7, &["no date"]);
     nothing_went(answer(200, "Date: yesterday\r\n", &page), 7, &["no date"]);
     nothing_went(answer(200, &date.repeat(2), &page), 7, &["no date"]);
-    let ahead = answer(200, &self::date(3600), &page);
+    let ahead = answer(200, &crate::fake::date(3600), &page);
     nothing_went(ahead, 7, &["clock", "differ by"]);
     nothing_went(answer(206, date, &page), 7, &["it answered 206"]);
     let html = format!("{date}Content-Type: text/html\r\n");
