@@ -634,6 +634,16 @@ as_cron() {
         "$(command -v runuser)" -u "${cron_user##* }" -- sh -c "$command $*"
 }
 
+# after_cron ARG...: as_cron, once cron's own run is done, if it was faster; sets $status.
+after_cron() {
+    tries=30
+    while status=0 && said=$(as_cron "$@" 2>&1) || status=$?; [ "$status" = 3 ] && [ "$tries" -gt 0 ]; do
+        sleep 1
+        tries=$((tries - 1))
+    done
+    [ -z "$said" ] || printf '%s\n' "$said" >&2
+}
+
 # with_settings COMMAND...: runs it with the variables of the cron file $settings alone.
 with_settings() {
     while IFS= read -r line; do
@@ -670,14 +680,7 @@ prove() {
     ! is_open "${port%%[!0-9]*}" ||
         warn "not only this host can reach the exporter's port: see ss -ltn"
     say "pushing, as cron will"
-    tries=30 status=0
-    said=$(as_cron 2>&1) || status=$?
-    while [ "$status" = 3 ] && [ "$tries" -gt 0 ]; do
-        sleep 1 # cron was faster, and its run is not yet done.
-        tries=$((tries - 1)) status=0
-        said=$(as_cron 2>&1) || status=$?
-    done
-    [ -z "$said" ] || printf '%s\n' "$said" >&2
+    after_cron
     case $status in
         0) say "done: this node is under watch. What it says: journalctl -t pgw-forwarder" ;;
         4 | 5) warn "all is installed, but the exporter is not as it should be, see above" ;;
@@ -689,8 +692,7 @@ prove() {
 
 # Whether the process $1 listens on port $2.
 listens() {
-    sockets=$(cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | awk -v port=":$(printf %04X "$2")" '
-        $4 == "0A" && substr($2, length($2) - 4) == port { print "socket:[" $10 "]" }')
+    sockets=$(listeners "$2" | sed 's/.* \(.*\)/socket:[\1]/')
     for file in "/proc/$1/fd"/*; do
         ! printf '%s\n' "$sockets" | grep -qxF "$(readlink "$file")" || return 0
     done
@@ -699,12 +701,13 @@ listens() {
 
 # Whether somebody listens on port $1 of another address than the loopback interface's.
 is_open() {
+    listeners "$1" | grep -qvE '^([0-9A-F]*7F|00000000000000000000000001000000) '
+}
+
+# The sockets that listen on port $1: address, as the kernel shows it, and inode.
+listeners() {
     cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | awk -v port=":$(printf %04X "$1")" '
-        $4 == "0A" && substr($2, length($2) - 4) == port {
-            address = substr($2, 1, length($2) - 5)
-            if (address !~ /7F$/ && address != "00000000000000000000000001000000") found = 1
-        }
-        END { exit !found }'
+        $4 == "0A" && substr($2, length($2) - 4) == port { print substr($2, 1, length($2) - 5), $10 }'
 }
 
 # Warns about other cron entries that push the same group: pgw-forwarder's own, or a pair of curl's.
@@ -765,14 +768,7 @@ warn_about_other_entries() {
 
 # Sets $status to that of the deletion.
 delete_group() {
-    tries=30 status=0
-    said=$(as_cron --delete 2>&1) || status=$?
-    while [ "$status" = 3 ] && [ "$tries" -gt 0 ]; do
-        sleep 1 # A run is not yet done.
-        tries=$((tries - 1)) status=0
-        said=$(as_cron --delete 2>&1) || status=$?
-    done
-    [ -z "$said" ] || printf '%s\n' "$said" >&2
+    after_cron --delete
 }
 
 remember() {

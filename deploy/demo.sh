@@ -105,7 +105,7 @@ end_demo() {
 # The first port from $1 on where nothing listens.
 free_port() {
     port=$1
-    while grep -qs ":$(printf %04X "$port") [0-9A-F]*:0000 0A " /proc/net/tcp /proc/net/tcp6; do
+    while [ -n "$(listeners "$port")" ]; do
         port=$((port + 1))
     done
     echo "$port"
