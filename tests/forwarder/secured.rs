@@ -1,16 +1,17 @@
 //! TLS and credentials, against real servers that want them.
 
 use std::fs;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use tempfile::TempDir;
 
 use crate::fake::{Fake, answer, hang, text};
 use crate::machine::OUTSIDE;
-use crate::stage::{Ended, Run, Server, families, wait_for};
+use crate::stage::{Ended, Run, Server, families, free_port, wait_for};
 
 pub const PASSWORD: &str = "geheimes-wort";
 /// What a web configuration knows of it: `htpasswd -nB node` has made it.
@@ -637,6 +638,29 @@ fn a_refusal_is_heard_before_all_is_sent_over_tls_too() {
         let ended = run(&files, &exporter.addr, &address, variables).end();
         ended.failed(7, &["401"]);
     }
+    // One that says something of TLS alone, and reads no further, is waited for.
+    let addr = format!("127.0.0.1:{}", free_port());
+    let mut deaf = Command::new("openssl")
+        .args(["s_server", "-quiet", "-accept", &addr])
+        .args([
+            "-cert",
+            &files.path("server.crt"),
+            "-key",
+            &files.path("server.key"),
+        ])
+        // It stops to read when nobody reads what it has read.
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("s_server", || TcpStream::connect(&addr).ok());
+    let push = run(&files, &exporter.addr, &format!("https://{addr}"), &[CA]);
+    let ended = push.env("PGW_PUSH_TIMEOUT", "2").end();
+    deaf.kill().unwrap();
+    deaf.wait().unwrap();
+    ended.failed(6, &["no whole answer within 2 s"]);
+
     // And a large push that is not refused arrives, whole.
     let (gateway, address) = files.gateway("server.yml");
     let mut body = String::new();
