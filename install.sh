@@ -901,16 +901,16 @@ say() {
 }
 
 warn() {
-    printf 'install.sh: warning: %s\n' "$*" >&2
+    printf '%s: warning: %s\n' "${0##*/}" "$*" >&2
 }
 
 wrong() {
-    printf 'install.sh: %s; see --help\n' "$*" >&2
+    printf '%s: %s; see --help\n' "${0##*/}" "$*" >&2
     exit 2
 }
 
 err() {
-    printf 'install.sh: %s\n' "$*" >&2
+    printf '%s: %s\n' "${0##*/}" "$*" >&2
     exit 1
 }
 

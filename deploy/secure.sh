@@ -10,8 +10,12 @@ only_verbs=yes
 # shellcheck source=install.sh
 . ../install.sh
 
-[ $# -gt 0 ] || wrong "by which names or addresses do the nodes know the gateway?"
-names=DNS:gateway # Prometheus's name for it.
+case ${1-} in
+    -h | --help) echo "Usage: deploy/secure.sh NAME..., the names and addresses of the gateway" && exit ;;
+    '') wrong "by which names or addresses do the nodes know the gateway?" ;;
+esac
+# Prometheus's name for it, and this host's.
+names=DNS:gateway,DNS:localhost,IP:127.0.0.1
 for name in "$@"; do
     case $name in
         '' | -* | *[!A-Za-z0-9.:-]*) wrong "$name is neither a name nor an address" ;;

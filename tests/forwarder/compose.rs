@@ -406,7 +406,21 @@ fn one_step_secures_the_gateway(containers: &Containers) {
     assert_eq!(secured("ca.crt"), authority);
     assert_eq!(secured("node.password"), password);
     assert_ne!(secured("gateway.crt"), certificate);
+    // And a second user, as the README adds it, but for the prompt.
+    let script = include_str!("../../README.md")
+        .lines()
+        .find_map(|line| line.strip_prefix("    printf '  %s"))
+        .unwrap()
+        .replace("-nB node2", "-nbB node2 neues-wort");
+    let added = Command::new("sh")
+        .args(["-c", &format!("printf '  %s{script}")])
+        .current_dir(&containers.directory)
+        .status();
+    assert!(added.unwrap().success());
     containers.compose(SECURED, "up -d --force-recreate");
+    wait_for("the second user", || {
+        (status("node2", "neues-wort") == "200").then_some(())
+    });
     wait_for("the gateway with its new certificate", || {
         let pushed = containers.push("n4.example", &format!("https://{addr}"));
         (pushed == (Some(0), String::new())).then_some(())
