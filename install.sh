@@ -142,8 +142,8 @@ leaving=$state/leaving
 join() {
     [ -n "$pgw_addr" ] || wrong "--pgw-addr is missing: where is the Pushgateway?"
     need_root_and_systemd
-    find_binary
     ask_password
+    find_binary
     check_options
     find_exporter
     refuse_what_is_not_ours
@@ -280,14 +280,17 @@ nor cargo to build it: get Rust from https://rustup.rs, and run this again"
 ask_password() {
     password=${PGW_PASSWORD-} token=${PGW_TOKEN-}
     unset PGW_PASSWORD PGW_TOKEN
+    [ -n "$pgw_user" ] || [ -z "$password" ] || wrong "PGW_PASSWORD: --pgw-user is missing"
+    [ -z "$pgw_password_file" ] || [ -z "$password" ] || wrong "--pgw-password-file: there is PGW_PASSWORD, too"
+    [ -z "$pgw_token_file" ] || [ -z "$token" ] || wrong "--pgw-token-file: there is PGW_TOKEN, too"
     [ -n "$pgw_user" ] && [ -z "$pgw_password_file$password$dry_run" ] || return 0
     [ -t 0 ] || wrong "--pgw-user: give its password by --pgw-password-file, or in PGW_PASSWORD"
-    trap 'stty echo; exit 130' INT TERM HUP
+    trap 'stty echo; exit 130' INT TERM HUP QUIT
     stty -echo
     printf 'The password of %s at the gateway: ' "$pgw_user" >&2
     IFS= read -r password || :
     stty echo
-    trap - INT TERM HUP
+    trap - INT TERM HUP QUIT
     echo >&2
     [ -n "$password" ] || wrong "--pgw-user: the password is empty"
 }
@@ -301,7 +304,7 @@ check_options() {
         '' | [!a-z_]* | *[!a-z0-9_-]*) wrong "--user: $user is no name of a user" ;;
     esac
     is_schedule || wrong "--schedule: $schedule is no schedule of cron's"
-    for value in "$pgw_addr" "$pgw_job" "$pgw_instance" "$pgw_labels"; do
+    for value in "$pgw_addr" "$pgw_job" "$pgw_instance" "$pgw_labels" "$pgw_user"; do
         case $value in
             [\ \"\']*\"*\'* | [\ \"\']*\'*\"* | *\"*\'*[\ \"\'] | *\'*\"*[\ \"\'])
                 wrong "$value: cron has no way to write both kinds of quotes and one at an end"
@@ -541,38 +544,44 @@ put_crontab() {
         step "delete the metrics of the former settings" delete_group
         [ -n "$dry_run" ] || [ "$status" = 0 ] || warn "they are still on the gateway, see above"
     fi
-    put_access ca.crt 644 "$pgw_cacert" ''
-    put_access password 400 "$pgw_password_file" "$password"
-    put_access token 400 "$pgw_token_file" "$token"
-    put_access client.crt 644 "$pgw_cert" ''
-    put_access client.key 400 "$pgw_key" ''
+    needed=
+    put_access ca.crt "$pgw_cacert" ''
+    put_access password "$pgw_password_file" "$password"
+    put_access token "$pgw_token_file" "$token"
+    put_access client.crt "$pgw_cert" ''
+    put_access client.key "$pgw_key" ''
     put "$mode" "$cron_file" "$crontab"
+    # Last: what is not needed any more may be what the others were made of.
+    for name in ca.crt password token client.crt client.key; do
+        case " $needed " in
+            *" $name "*) ;;
+            *) ! is_ours "$access/$name" || [ ! -e "$access/$name" ] ||
+                step "remove $access/$name" rm -f "$access/$name" ;;
+        esac
+    done
 }
 
-# put_access NAME MODE FILE TEXT: gives cron's user a copy of the file, or the text; with neither,
-# takes the one of before away.
+# put_access NAME FILE TEXT: gives cron's user a copy of the file, or the text, if there is either.
 put_access() {
-    to=$access/$1
-    if [ -z "$3$4" ]; then
-        ! is_ours "$to" || [ ! -e "$to" ] || step "remove $to" rm -f "$to"
-        return
-    fi
-    remember_file "$to"
-    step "write $to" write_access "$to" "$2" "$3" "$4"
+    [ -n "$2$3" ] || return 0
+    needed="$needed $1"
+    remember_file "$access/$1"
+    step "write $access/$1" write_access "$access/$1" "$2" "$3"
 }
 
 write_access() {
-    mkdir -p "$access"
+    install -d -m 755 "$access"
     rm -f "$1.new"
     (
         umask 077
-        case $3 in
-            '') printf '%s\n' "$4" ;;
-            *) cat "$3" ;;
+        case $2 in
+            '') printf '%s\n' "$3" ;;
+            *) cat "$2" ;;
         esac >"$1.new"
     )
     chown "$user" "$1.new"
-    chmod "$2" "$1.new"
+    # A file of a certificate may have its key in it.
+    chmod 400 "$1.new"
     mv "$1.new" "$1"
 }
 

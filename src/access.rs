@@ -23,6 +23,21 @@ use crate::logging;
 /// Bytes of a file with a secret or a certificate; the trust stores of systems have a quarter.
 const MOST_FILE: u64 = 1 << 20;
 
+/// Bytes of a header with credentials, which has to fit into what a connection keeps.
+const MOST_AUTHORIZATION: usize = 8192;
+
+/// The header of basic auth with `USER:PASSWORD`. The password is shown neither as it is nor as it
+/// goes over the wire.
+pub fn basic(credentials: &[u8]) -> String {
+    let encoded = STANDARD.encode(credentials);
+    logging::conceal(&encoded);
+    let credentials = String::from_utf8_lossy(credentials);
+    if let Some((_, password)) = credentials.split_once(':') {
+        logging::conceal(password);
+    }
+    format!("Basic {encoded}")
+}
+
 /// The options of one side, under the names and variables that begin with it.
 macro_rules! options {
     ($name:ident, $side:literal, $variable:literal, $heading:literal) => {
@@ -124,11 +139,6 @@ impl Side<'_> {
         token_file: Option<&Path>,
     ) -> Result<Option<String>, String> {
         let password = self.secret("password", password_file)?;
-        let basic = |credentials: &[u8]| {
-            let encoded = STANDARD.encode(credentials);
-            logging::conceal(&encoded);
-            format!("Basic {encoded}")
-        };
         let basic_auth = match (user, password) {
             (None, None) => None,
             (Some(user), Some(_)) if user.contains(':') => {
@@ -164,6 +174,10 @@ impl Side<'_> {
         let address = self.address.credentials().map(basic);
         let mut ways = [address, basic_auth, bearer].into_iter().flatten();
         match (ways.next(), ways.next()) {
+            (Some(way), None) if way.len() > MOST_AUTHORIZATION => Err(format!(
+                "{}: the credentials are too long",
+                self.named("user")
+            )),
             (way, None) => Ok(way),
             _ => Err(format!(
                 "{}: there are several of a user, a token, and credentials in the address",

@@ -1,6 +1,6 @@
 //! What an exporter said, and whether it can be the truth.
 
-use std::borrow::Cow;
+use crate::logging::without_secrets;
 
 /// A whole scrape in Prometheus's text format.
 #[derive(Debug)]
@@ -105,7 +105,9 @@ fn beginning(text: &str) -> &str {
 /// The beginning of a text that came over the network, on one line.
 pub fn excerpt(bytes: &[u8]) -> String {
     // Looked at no further than it can matter: the text may be as long as its sender likes.
-    let text: Cow<str> = String::from_utf8_lossy(&bytes[..bytes.len().min(8 * EXCERPT)]);
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(8 * EXCERPT)]);
+    // Before a secret is cut and so not known any more.
+    let text = without_secrets(&text);
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match beginning(&line) {
         all if all.len() == line.len() => line,

@@ -46,16 +46,24 @@ static CONCEALED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 pub fn conceal(text: &str) {
     if let (4.., Ok(mut concealed)) = (text.len(), CONCEALED.lock()) {
         concealed.push(text.to_owned());
+        // One may be part of another.
+        concealed.sort_by_key(|text| usize::MAX - text.len());
     }
 }
 
-fn line(level: &str, message: &str) -> String {
-    let mut message = message.to_owned();
+/// A text without what is concealed.
+pub fn without_secrets(text: &str) -> String {
+    let mut text = text.to_owned();
     if let Ok(concealed) = CONCEALED.lock() {
-        for text in concealed.iter() {
-            message = message.replace(text, "***");
+        for secret in concealed.iter() {
+            text = text.replace(secret, "***");
         }
     }
+    text
+}
+
+fn line(level: &str, message: &str) -> String {
+    let message = without_secrets(message);
     format!("pgw-forwarder: {level}: {}", printable(&message))
 }
 

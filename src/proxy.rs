@@ -2,12 +2,10 @@
 
 use std::net::IpAddr;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use ureq::http::Uri;
 
+use crate::access::basic;
 use crate::address::Address;
-use crate::logging;
 
 /// A plain HTTP proxy.
 #[derive(Debug)]
@@ -49,11 +47,7 @@ pub fn for_url(
     }
     let address = rest.parse::<Address>().map_err(|why| bad(&why))?;
     let url = address.join("").map_err(|why| bad(&why))?;
-    let authorization = address.credentials().map(|credentials| {
-        let encoded = STANDARD.encode(credentials);
-        logging::conceal(&encoded);
-        format!("Basic {encoded}")
-    });
+    let authorization = address.credentials().map(basic);
     Ok(Some(Proxy { url, authorization }))
 }
 

@@ -117,15 +117,18 @@ fn secure(
     deadline: &Deadline,
 ) -> Result<TlsStream, Error> {
     let mut stream = TlsStream::new(tcp, config, url.host().unwrap_or_default())?;
+    let hangs = |_| io::Error::new(ErrorKind::TimedOut, "its TLS handshake hangs");
     loop {
         match stream.handshake() {
-            Ok(()) => return Ok(stream),
+            Ok(true) => return Ok(stream),
+            Ok(false) => {
+                deadline.left().map_err(hangs)?;
+            }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 let awaited = match stream.wants_write() {
                     true => PollFlags::IN | PollFlags::OUT,
                     false => PollFlags::IN,
                 };
-                let hangs = |_| io::Error::new(ErrorKind::TimedOut, "its TLS handshake hangs");
                 deadline.wait(stream.tcp(), awaited).map_err(hangs)?;
             }
             Err(e) if e.kind() == ErrorKind::Interrupted => {}

@@ -27,16 +27,14 @@ impl TlsStream {
         Ok(TlsStream { tcp, tls })
     }
 
-    /// Goes on with the handshake as far as it goes without waiting.
-    pub fn handshake(&mut self) -> io::Result<()> {
-        while self.tls.is_handshaking() {
-            if self.tls.wants_write() {
-                self.send()?;
-            } else if !self.receive()? {
-                return Err(ErrorKind::UnexpectedEof.into());
-            }
+    /// Goes on with the handshake by one step, without waiting; whether it is done.
+    pub fn handshake(&mut self) -> io::Result<bool> {
+        if self.tls.wants_write() {
+            self.send()?;
+        } else if !self.receive()? {
+            return Err(ErrorKind::UnexpectedEof.into());
         }
-        Ok(())
+        Ok(!self.tls.is_handshaking())
     }
 
     /// Whether there is something to send.
@@ -87,12 +85,14 @@ impl Stream for TlsStream {
 
 impl Read for TlsStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.tls.reader().read(buffer) {
-                Err(e) if e.kind() == ErrorKind::WouldBlock => self.receive()?,
-                result => return result,
-            };
+        match self.tls.reader().read(buffer) {
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+            result => return result,
         }
+        // Once, since there may be no end to what TLS has to say to itself: whoever calls this
+        // looks at the time in between.
+        self.receive()?;
+        self.tls.reader().read(buffer)
     }
 }
 
@@ -133,7 +133,10 @@ pub fn cause(error: &io::Error, side: &str) -> Option<String> {
                     parts.nth(1).unwrap_or_default().to_owned()
                 };
                 let presented: Vec<_> = presented.iter().map(name).collect();
-                let presented = excerpt(presented.join(", ").as_bytes());
+                let presented = match &presented[..] {
+                    [] => "nobody".into(),
+                    names => excerpt(names.join(", ").as_bytes()),
+                };
                 let expected = expected.to_str();
                 format!("its certificate is not for {expected}, but for {presented}")
             }
@@ -143,7 +146,10 @@ pub fn cause(error: &io::Error, side: &str) -> Option<String> {
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 "its certificate is not yet valid, or this host's clock is wrong".into()
             }
-            why => format!("its certificate cannot be accepted: {why}"),
+            why => {
+                let why = excerpt(why.to_string().as_bytes());
+                format!("its certificate cannot be accepted: {why}")
+            }
         },
         Error::AlertReceived(
             alert @ (AlertDescription::CertificateRequired
@@ -159,6 +165,6 @@ pub fn cause(error: &io::Error, side: &str) -> Option<String> {
             see("cert")
         ),
         Error::InvalidMessage(_) => "what it speaks is not TLS; is it http://?".into(),
-        other => format!("TLS: {other}"),
+        other => format!("TLS: {}", excerpt(other.to_string().as_bytes())),
     })
 }

@@ -459,7 +459,7 @@ fn a_nodes_credentials_are_those_of_crons_user_alone() {
     // By a file, by a variable, and asked for; the first push proves that each does.
     machine.says(&format!("{login} --pgw-password-file password"));
     assert_eq!(stored("password"), "400 pgw-forwarder\n");
-    assert_eq!(stored("ca.crt"), "644 pgw-forwarder\n");
+    assert_eq!(stored("ca.crt"), "400 pgw-forwarder\n");
     machine.says(&format!("PGW_PASSWORD={PASSWORD} {login}"));
     machine.says(&format!(
         "echo {PASSWORD} | script --quiet --return --command '{login}' /dev/null"
@@ -488,6 +488,21 @@ fn a_nodes_credentials_are_those_of_crons_user_alone() {
     machine.says(&format!("bundle/install.sh --pgw-addr {}", plain.addr));
     let left = fs::read_dir(machine.file("/etc/pgw-forwarder")).unwrap();
     assert_eq!(left.count(), 0);
+
+    // Whatever is told to whom by the one who installs it, and be it from a copy of before.
+    machine.says(&format!("umask 077; {login} --pgw-password-file password"));
+    machine.says(&format!(
+        "{login} --pgw-password-file /etc/pgw-forwarder/password"
+    ));
+    machine.says(&format!(
+        "bundle/install.sh --pgw-addr {} --pgw-token-file /etc/pgw-forwarder/password",
+        plain.addr
+    ));
+    assert_eq!(stored("token"), "400 pgw-forwarder\n");
+    let both = machine.run(&format!(
+        "PGW_PASSWORD=x {login} --pgw-password-file password"
+    ));
+    assert_eq!(both.status.code(), Some(2), "{both:?}");
 
     // And with the rest.
     machine.says(&format!("{login} --pgw-password-file password"));

@@ -39,6 +39,7 @@ impl Files {
         files.write("wrong", "falsches-wort");
         files.write("token", &format!("{TOKEN}\r\n"));
         files.write("empty", "");
+        files.write("long", &"x".repeat(10_000));
         files.write("words", "zwei worte");
         files.write(
             "broken",
@@ -442,6 +443,12 @@ fn refusals() -> Vec<Refusal> {
         ),
         (
             "login.yml",
+            vec![CA, USER, ("PGW_PASSWORD_FILE", "long")],
+            2,
+            vec!["too long"],
+        ),
+        (
+            "login.yml",
             vec![CA, USER, FILE, ("PGW_PASSWORD", PASSWORD)],
             2,
             vec!["give one"],
@@ -503,6 +510,8 @@ fn keeps_secrets(ended: &Ended, lock: &Path) {
     let lock = fs::read(lock).unwrap_or_default();
     let all = [&ended.stdout, ended.stderr.as_bytes(), &lock].concat();
     let all = String::from_utf8_lossy(&all);
+    // It would be in pieces there.
+    assert!(!all.contains(": trace: "), "{all}");
     for secret in [PASSWORD, ENCODED, TOKEN, "falsches-wort"] {
         assert!(!all.contains(secret), "{secret} is in {all}");
     }
@@ -519,7 +528,14 @@ fn a_success_tells_no_secret_either_nor_does_a_server_that_repeats_it() {
         let mut lines = request.head.lines();
         let line = lines.find(|line| line.to_ascii_lowercase().starts_with("authorization:"));
         let header = format!("X-{}\r\n", line.unwrap());
-        Some(answer(403, &header, &request.head))
+        // Wherever the quotation of it ends.
+        let decoded = if header.contains(ENCODED) {
+            PASSWORD
+        } else {
+            ""
+        };
+        let body = format!("{} {decoded} {}", "x".repeat(270), request.head);
+        Some(answer(403, &header, &body))
     });
     let parrot = &parrot.addr;
     for (address, variables, status) in [
@@ -527,6 +543,7 @@ fn a_success_tells_no_secret_either_nor_does_a_server_that_repeats_it() {
         (&address, &[CA, USER, ("PGW_PASSWORD", PASSWORD)], 0),
         (&in_address, &[CA], 0),
         (parrot, &[USER, FILE], 7),
+        (&format!("node:{PASSWORD}@{parrot}"), &[], 7),
         (parrot, &[("PGW_TOKEN_FILE", "token")], 7),
     ] {
         for args in [&["-vv"][..], &[], &["--dry-run", "-vv"], &["--help"]] {
