@@ -168,7 +168,7 @@ fn each_way_in_is_let_in() {
         let (_gateway, address) = files.gateway(config);
         let address = address.replace("://", &format!("://{credentials}"));
         let push = || run(&files, &exporter.addr, &address, variables);
-        push().end().succeeded();
+        succeeds_and_keeps_secrets(&files, push);
         // And so are the other things that it does.
         push().args(&["--prune", "3600"]).end().succeeded();
         push().arg("--delete").end().succeeded();
@@ -200,16 +200,16 @@ fn an_exporter_may_want_the_same() {
         let exporter = Server::secured_node_exporter(&files.file(config));
         let address = format!("https://{}", exporter.addr);
         let push = || run(&files, &address, &gateway.addr, variables);
-        push().end().succeeded();
+        succeeds_and_keeps_secrets(&files, push);
         assert!(families(&gateway.group("n").unwrap()).len() > 100);
         push().arg("--delete").end().succeeded();
     }
     // A token goes the same way.
     let wants_token = Fake::answering(|_| text("a 1\n"));
     let token = [("EXPORTER_TOKEN", TOKEN)];
-    run(&files, &wants_token.addr, &gateway.addr, &token)
-        .end()
-        .succeeded();
+    succeeds_and_keeps_secrets(&files, || {
+        run(&files, &wants_token.addr, &gateway.addr, &token)
+    });
     for request in wants_token.requests() {
         let head = request.head.to_ascii_lowercase();
         assert!(head.contains(&format!("\r\nauthorization: bearer {TOKEN}\r\n")));
@@ -233,7 +233,7 @@ fn a_reverse_proxy_with_a_prefix_and_a_token_is_passed() {
     let address = format!("https://{}/push", nginx.addr);
     for way in [("PGW_TOKEN_FILE", "token"), ("PGW_TOKEN", TOKEN)] {
         let push = || run(&files, &exporter.addr, &address, &[CA, way]);
-        push().end().succeeded();
+        succeeds_and_keeps_secrets(&files, push);
         assert!(gateway.group("n").is_some());
         push().arg("--delete").end().succeeded();
         assert!(gateway.group("n").is_none());
@@ -501,6 +501,19 @@ fn each_refusal_tells_what_to_mend_and_no_secret() {
             assert_eq!(ended.status, Some(status), "{ended:?}");
             keeps_secrets(&ended, &lock);
         }
+    }
+}
+
+/// Asserts success, and that it tells no secret, however much it is asked to tell.
+#[track_caller]
+fn succeeds_and_keeps_secrets(files: &Files, push: impl Fn() -> Run) {
+    push().end().succeeded();
+    let lock = files.file("lock");
+    for args in [&["-vv"][..], &[]] {
+        let run = push().args(args).env("RUST_LOG", "trace");
+        let ended = run.env("FORWARDER_LOCK_FILE", &lock).end();
+        assert_eq!(ended.status, Some(0), "{ended:?}");
+        keeps_secrets(&ended, &lock);
     }
 }
 
