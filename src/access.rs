@@ -80,7 +80,6 @@ macro_rules! options {
             pub fn access(&self, address: &Address) -> Result<Access, String> {
                 let side = Side {
                     option: $side,
-                    variable: $variable,
                     address,
                 };
                 let authorization = side.authorization(
@@ -106,6 +105,12 @@ macro_rules! options {
 options!(ExporterAccess, "exporter", "EXPORTER", "Exporter");
 options!(GatewayAccess, "pgw", "PGW", "Gateway");
 
+/// An option of the side whose options begin with `side`, and its variable, as messages name them.
+pub fn named(side: &str, option: &str) -> String {
+    let name = format!("{side}_{option}");
+    format!("--{} ({})", name.replace('_', "-"), name.to_uppercase())
+}
+
 /// How to be let in.
 #[derive(Default)]
 pub struct Access {
@@ -120,16 +125,17 @@ pub struct Access {
 /// What the options of one side are called, and the server that they are for.
 struct Side<'a> {
     option: &'static str,
-    variable: &'static str,
     address: &'a Address,
 }
 
 impl Side<'_> {
-    /// An option and its variable, as messages name them.
     fn named(&self, option: &str) -> String {
-        let (side, variable) = (self.option, self.variable);
-        let dashed = option.replace('_', "-");
-        format!("--{side}-{dashed} ({variable}_{})", option.to_uppercase())
+        named(self.option, option)
+    }
+
+    /// A variable that has no option.
+    fn variable(&self, name: &str) -> String {
+        format!("{}_{name}", self.option).to_uppercase()
     }
 
     fn authorization(
@@ -149,9 +155,9 @@ impl Side<'_> {
             }
             (Some(_), None) => {
                 let (user, file) = (self.named("user"), self.named("password_file"));
-                let variable = self.variable;
+                let variable = self.variable("password");
                 return Err(format!(
-                    "{user}: its password is missing: {variable}_PASSWORD, {file}"
+                    "{user}: its password is missing: {variable}, {file}"
                 ));
             }
             (None, Some(_)) => {
@@ -188,7 +194,7 @@ impl Side<'_> {
 
     /// A secret, from a file or the variable.
     fn secret(&self, kind: &str, file: Option<&Path>) -> Result<Option<Vec<u8>>, String> {
-        let variable = format!("{}_{}", self.variable, kind.to_uppercase());
+        let variable = self.variable(kind);
         let option = format!("{kind}_file");
         let secret = match (file, env::var_os(&variable)) {
             (None, None) => return Ok(None),

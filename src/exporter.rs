@@ -44,10 +44,7 @@ impl Exporter {
         let response = self
             .client
             .send(request, (), self.probe_timeout)
-            .map_err(|e| {
-                let cause = self.client.cause(&e, self.probe_timeout);
-                down(cause + &self.client.remedy(&e))
-            })?;
+            .map_err(|e| down(self.client.no_answer(&e, self.probe_timeout)))?;
         if response.status().is_server_error() {
             return Err(down(words(response)));
         }

@@ -84,10 +84,7 @@ impl Gateway {
         let response = self
             .client
             .send(request.uri(url), body, self.timeout)
-            .map_err(|e| {
-                let cause = self.client.cause(&e, self.timeout);
-                self.unreachable(url, &(cause + &self.client.remedy(&e)))
-            })?;
+            .map_err(|e| self.unreachable(url, &self.client.no_answer(&e, self.timeout)))?;
         let status = response.status();
         if !status.is_success() {
             let words = words(response);

@@ -11,7 +11,7 @@ use ureq::http::request::Builder;
 use ureq::http::{HeaderName, Response, StatusCode, Version, header};
 use ureq::{Agent, AsSendBody, Body, Error, Timeout};
 
-use crate::access::Access;
+use crate::access::{Access, named};
 use crate::exposition::excerpt;
 use crate::proxy::Proxy;
 use crate::socket::{Names, Sockets};
@@ -106,17 +106,18 @@ impl Client {
         }
     }
 
-    /// What an administrator can do where there is no answer.
-    pub fn remedy(&self, error: &Error) -> String {
+    /// Why there is no answer, and what an administrator can do.
+    pub fn no_answer(&self, error: &Error, limit: Duration) -> String {
+        self.cause(error, limit) + &self.remedy(error)
+    }
+
+    fn remedy(&self, error: &Error) -> String {
         match error {
             // What is said in words of our own or of TLS says it all.
             Error::Io(e) if matches!(e.kind(), ErrorKind::Other | ErrorKind::TimedOut) => {
                 String::new()
             }
-            _ => {
-                let (side, variable) = (self.side, self.side.to_uppercase());
-                format!("; is it up, and is --{side}-addr ({variable}_ADDR) right?")
-            }
+            _ => format!("; is it up, and is {} right?", named(self.side, "addr")),
         }
     }
 
@@ -147,13 +148,14 @@ impl Client {
 /// What an administrator can do about an answer of this status, with these words, from the side
 /// whose options begin with `side`.
 pub fn access_remedy(status: StatusCode, words: &str, side: &str) -> Option<String> {
-    let variable = side.to_uppercase();
     match status {
         StatusCode::BAD_REQUEST if words.contains("HTTPS") => {
             Some("its address begins with https://".into())
         }
         StatusCode::UNAUTHORIZED => Some(format!(
-            "see --{side}-user ({variable}_USER), --{side}-token-file ({variable}_TOKEN_FILE)"
+            "see {}, {}",
+            named(side, "user"),
+            named(side, "token_file")
         )),
         _ => None,
     }

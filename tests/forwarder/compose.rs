@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::machine::{image, needs};
 use crate::stage::{
-    FORWARDER, can_or_skips, find_program, free_port, get, program, query, wait_for,
+    FORWARDER, can_or_skips, find_program, free_port, get, host, program, query, wait_for,
 };
 
 const SOURCE: &str = env!("CARGO_MANIFEST_DIR");
@@ -38,7 +38,7 @@ impl Containers {
             format!("cp -r {SOURCE}/deploy {}", to.display()),
             format!("cp {SOURCE}/install.sh {}", directory.path().display()),
         ] {
-            assert!(command(&line).status().unwrap().success(), "{line}");
+            host(&line);
         }
         let mut containers = Containers {
             directory,

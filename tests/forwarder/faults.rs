@@ -3,14 +3,13 @@
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use crate::fake::{Fake, answer, drip, hang, read_head, reset, text};
-use crate::stage::{Ended, FORWARDER, Run, Server, families, free_port};
+use crate::stage::{Ended, Run, Server, families, free_port};
 
 /// What a good exporter says.
 pub const GOOD: &str = "# HELP a_metric What it is.\n# TYPE a_metric gauge\na_metric{b=\"c\"} 42\n";
@@ -490,7 +489,6 @@ fn gateway_rows() -> Vec<Row> {
             head_only(stream);
         })
     };
-    let several_mb = Row::several_mb;
     let told = |status: u16, body: &'static str| answer(status, "", body);
     let moved = |status| answer(status, "Location: https://new.example/p\r\n", "");
 
@@ -541,7 +539,7 @@ fn gateway_rows() -> Vec<Row> {
             6,
             &["gateway", "unreachable"],
         ),
-        several_mb(gateway(
+        Row::several_mb(gateway(
             "resets midway through several MB",
             Fake::raw(|stream| {
                 stream.read_exact(&mut [0; 100_000]).unwrap();
@@ -560,7 +558,7 @@ fn gateway_rows() -> Vec<Row> {
             &["gateway", "unreachable", "within 1 s"],
         )
         .variables(SHORT),
-        several_mb(gateway(
+        Row::several_mb(gateway(
             "reads a few bytes at a time",
             Fake::raw(|stream| {
                 while stream.read(&mut [0; 1000]).is_ok_and(|n| n > 0) {
@@ -577,20 +575,20 @@ fn gateway_rows() -> Vec<Row> {
             7,
             &["400", "bad tins\\u{1b}[2J"],
         ),
-        several_mb(gateway(
+        Row::several_mb(gateway(
             "400 before the body has been read, then closes",
             refusing(|_| ()),
             7,
             &["gateway", "refused", "400", "too many tins"],
         )),
-        several_mb(gateway(
+        Row::several_mb(gateway(
             "400 before the body has been read, and reads no more",
             refusing(|_| thread::sleep(Duration::from_secs(30))),
             7,
             &["gateway", "refused", "400", "too many tins"],
         )),
         push("200 of a web page", html(), 7, &["gateway", "200", "HTML"]),
-        several_mb(gateway(
+        Row::several_mb(gateway(
             "early hints, then reads on",
             Fake::raw(|stream| {
                 let head = read_head(stream).unwrap();
@@ -609,7 +607,7 @@ fn gateway_rows() -> Vec<Row> {
             0,
             &[],
         )),
-        several_mb(gateway(
+        Row::several_mb(gateway(
             "200 before the body has been read",
             Fake::raw(|stream| {
                 read_head(stream).unwrap();
@@ -834,19 +832,10 @@ pub fn run_all(rows: &[Row], pushgateway: &Server) {
 fn memory_is_bounded_whatever_is_sent() {
     // Little more than a run needs, but for the 30 MB of the first.
     let run = |exporter: &Fake, kilobytes: u32, status: i32, words: &[&str]| {
-        let limited = format!("ulimit -v {kilobytes} && exec \"$0\" --dry-run");
-        let output = Command::new("/bin/sh")
-            .args(["-c", &limited, FORWARDER])
-            .env_clear()
-            .env("EXPORTER_ADDR", &exporter.addr)
-            .env("EXPORTER_SCRAPE_TIMEOUT", "2")
-            .output()
-            .unwrap();
-        let output = Output {
-            stdout: Vec::new(),
-            ..output
-        };
-        let ended = Ended::new(output, Duration::ZERO);
+        let run = Run::new(&exporter.addr, "127.0.0.1:1").arg("--dry-run");
+        let run = run.env("EXPORTER_SCRAPE_TIMEOUT", "2").within(kilobytes);
+        let mut ended = run.end();
+        ended.stdout.clear();
         match status {
             0 => ended.succeeded(),
             status => ended.failed(status, words),

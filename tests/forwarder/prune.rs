@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use crate::fake::{Fake, answer, date, hang, read_head, text};
-use crate::stage::{Ended, FORWARDER, Run, Server, free_port, wait_for};
+use crate::stage::{FORWARDER, Run, Server, free_port, wait_for};
 
 /// Seconds after which a group is old in these tests.
 const OLD: &str = "5";
@@ -42,6 +42,37 @@ fn grow_old() {
     wait_for("the groups to grow old", || {
         (pushed.elapsed().unwrap() > old).then_some(())
     });
+}
+
+/// A Pushgateway with an old group in each of the jobs a, b and c.
+fn three_old_groups() -> Server {
+    let gateway = Server::pushgateway(&[]);
+    for job in ["a", "b", "c"] {
+        push(&gateway.addr, job, "n", "");
+    }
+    grow_old();
+    gateway
+}
+
+/// A gateway that has these lines on its page until the first deletion.
+fn with_lines(lines: &str) -> Fake {
+    let page = |lines| {
+        answer(
+            200,
+            &date(0),
+            &format!("pushgateway_build_info{{}} 1\n{lines}"),
+        )
+    };
+    let (before, after) = (page(lines), page(""));
+    let is_there = AtomicBool::new(true);
+    Fake::answering(move |path| match path {
+        "/metrics" if is_there.load(Ordering::Relaxed) => before.clone(),
+        "/metrics" => after.clone(),
+        _ => {
+            is_there.store(false, Ordering::Relaxed);
+            answer(202, "", "")
+        }
+    })
 }
 
 /// The grouping keys on this gateway.
@@ -130,11 +161,7 @@ fn old_groups_of_every_kind_of_key_go_and_fresh_ones_stay() {
 
 #[test]
 fn a_refused_deletion_does_not_keep_the_others() {
-    let gateway = Server::pushgateway(&[]);
-    for job in ["a", "b", "c"] {
-        push(&gateway.addr, job, "n", "");
-    }
-    grow_old();
+    let gateway = three_old_groups();
     let guard = Fake::meddling(&gateway.addr, |request| {
         let is_hers = request.method() == "DELETE" && request.path().contains("/job/b/");
         is_hers.then(|| answer(403, "", "b is mine"))
@@ -157,11 +184,7 @@ fn a_refused_deletion_does_not_keep_the_others() {
 
 #[test]
 fn a_push_that_comes_while_others_are_deleted_is_seen() {
-    let gateway = Server::pushgateway(&[]);
-    for job in ["a", "b", "c"] {
-        push(&gateway.addr, job, "n", "");
-    }
-    grow_old();
+    let gateway = three_old_groups();
     // The first deletion takes longer than one look at the page may be relied on, and meanwhile
     // the nodes that are left come back.
     let first = AtomicBool::new(true);
@@ -183,12 +206,8 @@ fn a_push_that_comes_while_others_are_deleted_is_seen() {
 
 #[test]
 fn a_gateway_that_dies_halfway_is_said_to() {
-    let gateway = Server::pushgateway(&[]);
+    let gateway = three_old_groups();
     let addr = gateway.addr.clone();
-    for job in ["a", "b", "c"] {
-        push(&addr, job, "n", "");
-    }
-    grow_old();
     // Half of a page, with old groups in it, is no reason to delete anything.
     let page = gateway.page("/metrics");
     let half = answer(200, &date(0), &page);
@@ -313,11 +332,7 @@ fn what_grows_old_meanwhile_is_left_for_the_next_time() {
 
 #[test]
 fn a_proxy_that_keeps_connections_open_is_gone_through() {
-    let gateway = Server::pushgateway(&[]);
-    for job in ["a", "b", "c"] {
-        push(&gateway.addr, job, "n", "");
-    }
-    grow_old();
+    let gateway = three_old_groups();
     let proxy = Fake::meddling(&gateway.addr, |request| {
         let is_whole = request.path().starts_with("http://");
         (!is_whole).then(|| answer(400, "", "a proxy has to be told the host"))
@@ -329,31 +344,13 @@ fn a_proxy_that_keeps_connections_open_is_gone_through() {
 
 #[test]
 fn a_page_of_any_size_takes_the_same_memory() {
-    let date = &date(0);
     let filler = "node_cpu_seconds_total{cpu=\"0\",instance=\"n\",job=\"node\",mode=\"idle\"} 1\n";
-    let own = format!("pushgateway_build_info{{}} 1\n{}", filler.repeat(800_000));
     let group = "push_time_seconds{instance=\"n\",job=\"old\"} 1\n";
-    let with = answer(200, date, &format!("{own}{group}"));
-    assert!(with.len() > 50_000_000);
-    let without = answer(200, date, "pushgateway_build_info{} 1\n");
-    let is_there = AtomicBool::new(true);
-    let fake = Fake::answering(move |path| match path {
-        "/metrics" if is_there.load(Ordering::Relaxed) => with.clone(),
-        "/metrics" => without.clone(),
-        _ => {
-            is_there.store(false, Ordering::Relaxed);
-            answer(202, "", "")
-        }
-    });
+    let lines = filler.repeat(800_000) + group;
+    assert!(lines.len() > 50_000_000);
+    let fake = with_lines(&lines);
     // Kilobytes that are little more than any run needs.
-    let output = Command::new("/bin/sh")
-        .args(["-c", "ulimit -v 20000 && exec \"$0\" --prune 5", FORWARDER])
-        .env_clear()
-        .env("PGW_ADDR", &fake.addr)
-        .env("TMPDIR", env!("CARGO_TARGET_TMPDIR"))
-        .output()
-        .unwrap();
-    Ended::new(output, Duration::ZERO).succeeded();
+    prune(&fake.addr).within(20_000).end().succeeded();
     assert_eq!(fake.requests().len(), 3);
     assert_eq!(fake.requests()[1].path(), "/metrics/job/old/instance/n");
 }
@@ -395,20 +392,10 @@ fn what_would_prune_more_than_was_meant_is_a_usage_error() {
 
 #[test]
 fn the_example_crontab_prunes_the_nodes() {
-    let old = "push_time_seconds{instance=\"n\",job=\"node\"} 1\n\
-               push_time_seconds{instance=\"n\",job=\"backup\"} 1\n";
-    let date = &date(0);
-    let with = |group| answer(200, date, &format!("pushgateway_build_info{{}} 1\n{group}"));
-    let (page, rest) = (with(old), with(""));
-    let is_there = AtomicBool::new(true);
-    let gateway = Fake::answering(move |path| match path {
-        "/metrics" if is_there.load(Ordering::Relaxed) => page.clone(),
-        "/metrics" => rest.clone(),
-        _ => {
-            is_there.store(false, Ordering::Relaxed);
-            answer(202, "", "")
-        }
-    });
+    let gateway = with_lines(
+        "push_time_seconds{instance=\"n\",job=\"node\"} 1\n\
+         push_time_seconds{instance=\"n\",job=\"backup\"} 1\n",
+    );
     let mut lines = include_str!("../../crontab.example").lines();
     let command = lines.find_map(|line| line.strip_prefix("#17 * * * * nobody "));
     // As cron does it, but for the places of the forwarder and the gateway.

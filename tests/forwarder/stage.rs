@@ -36,15 +36,12 @@ const DEPLOYED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus")
 /// Seconds after which a Prometheus of this stage takes a push for old.
 pub const OLD: u32 = 10;
 
-/// A file of the monitoring side, with a text in it replaced, which has to be there.
-fn deployed(file: &str, from: &str, to: &str) -> String {
-    replace(
-        &fs::read_to_string(format!("{DEPLOYED}/{file}")).unwrap(),
-        from,
-        to,
-    )
+/// A file of the monitoring side.
+fn deployed(file: &str) -> String {
+    fs::read_to_string(format!("{DEPLOYED}/{file}")).unwrap()
 }
 
+/// The text with another in the place of one that has to be there.
 fn replace(text: &str, from: &str, to: &str) -> String {
     assert!(text.contains(from), "{from:?} is not in {text}");
     text.replace(from, to)
@@ -206,7 +203,7 @@ impl Server {
             "127.0.0.1",
             "/-/ready",
             |addr, directory| {
-                let mut config = deployed("prometheus.yml", "15s", "1s");
+                let mut config = replace(&deployed("prometheus.yml"), "15s", "1s");
                 config = replace(&config, "gateway:9091", &gateway.addr);
                 config = replace(&config, "localhost:9090", addr);
                 if let Some(alertmanager) = alertmanager {
@@ -215,7 +212,8 @@ impl Server {
                         "alerting:\n  alertmanagers:\n  - static_configs:\n    - targets: ['{target}']\n"
                     );
                 }
-                let mut rules = deployed("rules/pushed.yaml", "bool 150", &format!("bool {OLD}"));
+                let mut rules = deployed("rules/pushed.yaml");
+                rules = replace(&rules, "bool 150", &format!("bool {OLD}"));
                 for (from, to) in [
                     ("for: 90s", "for: 1s"),
                     ("for: 2m", "for: 2s"),
@@ -244,7 +242,7 @@ impl Server {
         Server::start(&names, "127.0.0.1", "/-/ready", |addr, directory| {
             let mut config =
                 "route: { receiver: nobody }\nreceivers: [{ name: nobody }]\n".to_owned();
-            let rules = deployed("rules/pushed.yaml", "# ", "# ");
+            let rules = deployed("rules/pushed.yaml");
             let lines = rules.lines().filter_map(|line| line.strip_prefix("#   "));
             lines.for_each(|line| config += &format!("{line}\n"));
             assert!(config.contains("inhibit_rules"));
@@ -421,18 +419,8 @@ impl Run {
 
     /// The same with no more memory than this.
     pub fn within(self, kilobytes: u32) -> Run {
-        let mut limited = Command::new("/bin/sh");
-        limited
-            .args([
-                "-c",
-                &format!("ulimit -v {kilobytes} && exec \"$0\" \"$@\""),
-            ])
-            .arg(self.0.get_program())
-            .args(self.0.get_args())
-            .env_clear()
-            .envs(self.0.get_envs().filter_map(|(k, v)| Some((k, v?))))
-            .stdin(Stdio::null());
-        Run(limited)
+        let limited = format!("ulimit -v {kilobytes} && exec \"$0\" \"$@\"");
+        self.by(&["/bin/sh", "-c", &limited])
     }
 
     pub fn start(mut self) -> Child {
