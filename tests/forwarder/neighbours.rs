@@ -244,15 +244,6 @@ fn whoever_swaps_the_default_directory_for_another_gets_no_file_made_elsewhere()
     assert_eq!(untouched(), before);
 }
 
-/// A command for [`Run::by`]: a shell that does `first`, and then becomes the run.
-fn shell(first: &str) -> [String; 3] {
-    [
-        "sh".into(),
-        "-c".into(),
-        format!("{first} exec \"$0\" \"$@\""),
-    ]
-}
-
 /// Asserts one of the documented ends: success in silence, or a failure on one line.
 #[track_caller]
 fn documented(ended: &Ended) {
@@ -342,10 +333,9 @@ fn a_run_that_gets_too_few_file_descriptors_says_so() {
     let exporter = Fake::answering(|_| text("a 1\n"));
     let directory = tempfile::tempdir().unwrap();
     let run = |limit: u32| {
-        let shell = shell(&format!("ulimit -n {limit} &&"));
         Run::new(&exporter.addr, &gateway.addr)
             .env("FORWARDER_LOCK_FILE", directory.path().join("lock"))
-            .by(&shell.each_ref().map(String::as_str))
+            .after(&format!("ulimit -n {limit} &&"))
             .end()
     };
     let mut pushed = 0;
@@ -388,10 +378,9 @@ fn a_run_that_gets_too_little_memory_says_so() {
         let gateway = Fake::answering(|_| answer(200, "", ""));
         let at = |fake: &Fake| fake.addr.replace("127.0.0.1", host);
         let run = |kilobytes: u32| {
-            let shell = shell(&format!("ulimit -v {kilobytes} &&"));
             Run::new(&at(&exporter), &at(&gateway))
                 .env("FORWARDER_LOCK_FILE", directory.path().join("lock"))
-                .by(&shell.each_ref().map(String::as_str))
+                .within(kilobytes)
                 .end()
         };
         // With less than some megabytes, the program cannot be loaded, or ends before its first
@@ -475,7 +464,6 @@ fn no_message_and_no_payload_goes_where_a_closed_descriptor_was() {
             }
         };
         let closing = [close(0, "<&-"), close(1, ">&-"), close(2, "2>&-")].join(" ");
-        let shell = shell(&format!("exec {closing};"));
         let run = |exporter: &str| {
             // What is pushed and what is told passes a watch.
             let watch = Fake::in_front_of(&gateway.addr);
@@ -483,7 +471,7 @@ fn no_message_and_no_payload_goes_where_a_closed_descriptor_was() {
                 .instance(&closing)
                 .env("FORWARDER_LOCK_FILE", &lock)
                 .arg("-vv")
-                .by(&shell.each_ref().map(String::as_str))
+                .after(&format!("exec {closing};"))
                 .end();
             assert_eq!(fs::read_to_string(&lock).unwrap(), "", "{closing}");
             assert!(ended.stdout.is_empty());

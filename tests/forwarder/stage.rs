@@ -419,8 +419,12 @@ impl Run {
 
     /// The same with no more memory than this.
     pub fn within(self, kilobytes: u32) -> Run {
-        let limited = format!("ulimit -v {kilobytes} && exec \"$0\" \"$@\"");
-        self.by(&["/bin/sh", "-c", &limited])
+        self.after(&format!("ulimit -v {kilobytes} &&"))
+    }
+
+    /// The same after what a shell does first.
+    pub fn after(self, first: &str) -> Run {
+        self.by(&["/bin/sh", "-c", &format!("{first} exec \"$0\" \"$@\"")])
     }
 
     pub fn start(mut self) -> Child {
