@@ -76,27 +76,24 @@ macro_rules! options {
         }
 
         impl $name {
-            /// What they come to for a server at `address`; the error names the option.
-            pub fn access(&self, address: &Address) -> Result<Access, String> {
-                let side = Side {
-                    option: $side,
-                    address,
-                };
+            /// What they come to for each of the servers; the error names the option.
+            pub fn access(&self, servers: &[Address]) -> Result<Vec<Access>, String> {
+                let side = Side($side);
                 let authorization = side.authorization(
                     self.user.as_deref(),
                     self.password_file.as_deref(),
                     self.token_file.as_deref(),
                 )?;
                 let tls = side.tls(
+                    servers,
                     self.cacert.as_deref(),
                     self.cert.as_deref(),
                     self.key.as_deref(),
                 )?;
-                Ok(Access {
-                    side: $side,
-                    authorization,
-                    tls,
-                })
+                let servers = servers.iter();
+                servers
+                    .map(|server| side.access(server, authorization.clone(), tls.clone()))
+                    .collect()
             }
         }
     };
@@ -122,22 +119,53 @@ pub struct Access {
     pub tls: Option<Arc<ClientConfig>>,
 }
 
-/// What the options of one side are called, and the server that they are for.
-struct Side<'a> {
-    option: &'static str,
-    address: &'a Address,
-}
+/// What the options of one side begin with.
+struct Side(&'static str);
 
-impl Side<'_> {
+impl Side {
     fn named(&self, option: &str) -> String {
-        named(self.option, option)
+        named(self.0, option)
     }
 
     /// A variable that has no option.
     fn variable(&self, name: &str) -> String {
-        format!("{}_{name}", self.option).to_uppercase()
+        format!("{}_{name}", self.0).to_uppercase()
     }
 
+    /// How to be let in at one server.
+    fn access(
+        &self,
+        server: &Address,
+        given: Option<String>,
+        tls: Option<Arc<ClientConfig>>,
+    ) -> Result<Access, String> {
+        let own = server.credentials().map(basic);
+        if own.is_some() && given.is_some() {
+            return Err(self.too_many());
+        }
+        let authorization = own.or(given);
+        if authorization
+            .as_ref()
+            .is_some_and(|way| way.len() > MOST_AUTHORIZATION)
+        {
+            let user = self.named("user");
+            return Err(format!("{user}: the credentials are too long"));
+        }
+        Ok(Access {
+            side: self.0,
+            authorization,
+            tls: tls.filter(|_| server.is_https()),
+        })
+    }
+
+    fn too_many(&self) -> String {
+        format!(
+            "{}: there are several of a user, a token, and credentials in the address",
+            self.named("user")
+        )
+    }
+
+    /// What the options give to be let in with, at any server.
     fn authorization(
         &self,
         user: Option<&str>,
@@ -177,18 +205,9 @@ impl Side<'_> {
                 return Err(format!("{token}: a token is one word of printable ASCII"));
             }
         };
-        let address = self.address.credentials().map(basic);
-        let mut ways = [address, basic_auth, bearer].into_iter().flatten();
-        match (ways.next(), ways.next()) {
-            (Some(way), None) if way.len() > MOST_AUTHORIZATION => Err(format!(
-                "{}: the credentials are too long",
-                self.named("user")
-            )),
-            (way, None) => Ok(way),
-            _ => Err(format!(
-                "{}: there are several of a user, a token, and credentials in the address",
-                self.named("user")
-            )),
+        match (basic_auth, bearer) {
+            (Some(_), Some(_)) => Err(self.too_many()),
+            (one, other) => Ok(one.or(other)),
         }
     }
 
@@ -217,21 +236,22 @@ impl Side<'_> {
         Ok(Some(secret))
     }
 
+    /// How to speak TLS to those of the servers that do.
     fn tls(
         &self,
+        servers: &[Address],
         cacert: Option<&Path>,
         cert: Option<&Path>,
         key: Option<&Path>,
     ) -> Result<Option<Arc<ClientConfig>>, String> {
         let given = [("cacert", cacert), ("cert", cert), ("key", key)];
-        if !self.address.is_https() {
-            return match given.iter().find(|(_, file)| file.is_some()) {
-                Some((option, _)) => {
-                    let option = self.named(option);
-                    Err(format!("{option}: there is no TLS to an http:// address"))
-                }
-                None => Ok(None),
-            };
+        let given = given.iter().find(|(_, file)| file.is_some());
+        if let (Some((option, _)), false) = (given, servers.iter().all(Address::is_https)) {
+            let option = self.named(option);
+            return Err(format!("{option}: there is no TLS to an http:// address"));
+        }
+        if !servers.iter().any(Address::is_https) {
+            return Ok(None);
         }
         let mut roots = RootCertStore::empty();
         match cacert {

@@ -40,6 +40,31 @@ impl Address {
     }
 }
 
+/// One or more addresses, with commas between.
+#[derive(Debug, Clone)]
+pub struct Addresses(pub Vec<Address>);
+
+impl FromStr for Addresses {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut addresses: Vec<Address> = Vec::new();
+        for part in text.split(',') {
+            let address = part.parse::<Address>().map_err(|why| {
+                // A password with a comma in it has become two parts.
+                let hides = text.contains('@') && text.contains(',');
+                let hint = "one of them is no address (in a password, %2C is a comma)";
+                if hides { hint.into() } else { why }
+            })?;
+            if addresses.iter().any(|other| other.url == address.url) {
+                return Err(format!("{address} is given twice"));
+            }
+            addresses.push(address);
+        }
+        Ok(Addresses(addresses))
+    }
+}
+
 /// Whether a text can be part of a URL as it is. A fragment cannot: it would be dropped in
 /// silence, and so would what the user meant by it.
 fn is_encoded(text: &str) -> bool {
@@ -220,6 +245,32 @@ mod tests {
         ] {
             let refusal = text.parse::<Address>().unwrap_err();
             assert!(!refusal.contains("geheim"), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn several_are_separated_by_commas_and_each_is_another_one() {
+        let Addresses(all) = "a:1,https://u:p%2C@b/x,[::1]".parse().unwrap();
+        let urls: Vec<_> = all.iter().map(ToString::to_string).collect();
+        assert_eq!(urls, ["http://a:1", "https://b/x", "http://[::1]"]);
+        assert_eq!(all[1].credentials(), Some(&b"u:p,"[..]));
+        for text in [
+            "",
+            "a:1,",
+            ",a:1",
+            "a:1,,b:1",
+            "a:1, b:1",
+            "a:80,b,http://A/",
+        ] {
+            assert!(text.parse::<Addresses>().is_err(), "{text:?}");
+        }
+        for text in [
+            "https://user:ge,heim@b",
+            "a:1,user:geheim@",
+            "user:geheim@a, b",
+        ] {
+            let refusal = text.parse::<Addresses>().unwrap_err();
+            assert!(!refusal.contains("ge"), "{refusal}");
         }
     }
 

@@ -3,6 +3,7 @@
 use std::env;
 use std::error::Error as _;
 use std::path::PathBuf;
+use std::slice;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -13,7 +14,8 @@ use log::LevelFilter;
 use ureq::http::{Method, Uri};
 
 use crate::access::{ExporterAccess, GatewayAccess};
-use crate::address::Address;
+use crate::address::{Address, Addresses};
+use crate::encoding::Encoding;
 use crate::exit::{self, Status};
 use crate::exporter::Exporter;
 use crate::gateway::Gateway;
@@ -86,7 +88,8 @@ pub struct Cli {
     #[arg(default_value = "67108864", value_parser = bytes, allow_hyphen_values = true)]
     max_bytes: u64,
 
-    /// What to ask the exporter for, and to pass on as it is
+    /// The form to ask the exporter for; what it answers, in this form or a plainer one, is passed
+    /// on undecoded
     #[arg(long, env = "PGW_ENCODING", help_heading = "Exporter")]
     #[arg(default_value = "text", ignore_case = true)]
     encoding: Encoding,
@@ -95,11 +98,11 @@ pub struct Cli {
     exporter_access: ExporterAccess,
 
     /// The Pushgateway: host:port, [v6]:port, or an http:// or https:// URL, with a path prefix if
-    /// it has one
-    #[arg(long, env, value_name = "ADDR", help_heading = "Gateway")]
+    /// it has one; several, with commas between, all get the same
+    #[arg(long, env, value_name = "ADDR[,ADDR...]", help_heading = "Gateway")]
     #[arg(hide_env_values = true)]
     #[arg(default_value = "127.0.0.1:9091")]
-    pgw_addr: Address,
+    pgw_addr: Addresses,
 
     /// The label job of the grouping key; for --prune, if it is given, the only one to prune
     #[arg(long, env, value_name = "JOB", help_heading = "Gateway")]
@@ -127,7 +130,7 @@ pub struct Cli {
     #[arg(default_value = "post", ignore_case = true)]
     pgw_method: PushMethod,
 
-    /// Seconds (0.001 to 86400) that the gateway has to take the push and answer
+    /// Seconds (0.001 to 86400) that a gateway has to take the push and answer
     #[arg(
         long,
         env = "PGW_PUSH_TIMEOUT",
@@ -192,11 +195,6 @@ pub struct Cli {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Encoding {
-    Text,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
 enum PushMethod {
     Post,
     Put,
@@ -243,18 +241,18 @@ impl Cli {
 
     /// The exporter that the options describe.
     pub fn exporter(&self) -> Result<Exporter> {
-        let Encoding::Text = self.encoding;
         let path = self.exporter_metric.trim_start_matches('/');
         if path.len() > MOST_PATH {
             return Err(usage("exporter_metric")(format!(
                 "longer than {MOST_PATH} bytes"
             )));
         }
-        let access = self.exporter_access.access(&self.exporter_addr);
+        let server = slice::from_ref(&self.exporter_addr);
+        let access = self.exporter_access.access(server);
         let access = access.map_err(|why| Status::Usage.because(why))?;
         Ok(Exporter {
             // The scrape follows the probe at once.
-            client: Client::new(access, None, true),
+            client: Client::new(access.into_iter().next().unwrap_or_default(), None, true),
             landing_page: self
                 .exporter_addr
                 .join("")
@@ -263,6 +261,7 @@ impl Cli {
                 .exporter_addr
                 .join(path)
                 .map_err(usage("exporter_metric"))?,
+            encoding: self.encoding,
             probe_timeout: self.probe_timeout,
             scrape_timeout: self.scrape_timeout,
             max_bytes: self.max_bytes,
@@ -281,17 +280,6 @@ impl Cli {
         Group::new(&self.pgw_job, &instance, &self.pgw_label).map_err(usage("pgw_label"))
     }
 
-    /// The place of a group on the gateway.
-    pub fn url(&self, group: &Group) -> Result<Uri> {
-        let url = self.pgw_addr.join(&group.path());
-        url.map_err(usage("pgw_instance"))
-    }
-
-    /// The place of the gateway's own metrics, and those of all groups.
-    pub fn page(&self) -> Result<Uri> {
-        self.pgw_addr.join("metrics").map_err(usage("pgw_addr"))
-    }
-
     /// What to prune, if that is what to do.
     pub fn prune(&self) -> Option<Rule> {
         Some(Rule {
@@ -300,23 +288,41 @@ impl Cli {
         })
     }
 
-    /// The gateway that the options describe.
-    pub fn gateway(&self) -> Result<Gateway> {
-        // What is not UTF-8 does not become unset: it will not parse.
-        let variable = |name: &str| Some(env::var_os(name)?.to_string_lossy().into_owned());
+    /// The gateways that the options describe, each with the place on it of this group.
+    pub fn groups(&self, group: &Group) -> Result<Vec<(Gateway, Uri)>> {
+        self.gateways(&group.path(), "pgw_instance")
+    }
+
+    /// The gateways, each with the place of its own metrics, and those of all groups.
+    pub fn pages(&self) -> Result<Vec<(Gateway, Uri)>> {
+        self.gateways("metrics", "pgw_addr")
+    }
+
+    /// The gateways, each with the place of `path` on it, which the option with the identifier `id`
+    /// gives.
+    fn gateways(&self, path: &str, id: &'static str) -> Result<Vec<(Gateway, Uri)>> {
+        let Addresses(addresses) = &self.pgw_addr;
         let unusable = |why: String| Status::Usage.because(why);
-        let proxy = proxy::for_url(&self.page()?, variable).map_err(unusable)?;
-        let access = self.pgw_access.access(&self.pgw_addr);
-        Ok(Gateway {
-            // There is one request, or, with --prune, some that are to succeed each by itself.
-            client: Client::new(access.map_err(unusable)?, proxy, false),
-            address: self.pgw_addr.clone(),
-            method: match self.pgw_method {
-                PushMethod::Post => Method::POST,
-                PushMethod::Put => Method::PUT,
-            },
-            timeout: self.push_timeout,
-        })
+        let accesses = self.pgw_access.access(addresses).map_err(unusable)?;
+        let mut gateways = Vec::new();
+        for (address, access) in addresses.iter().zip(accesses) {
+            let url = address.join(path).map_err(usage(id))?;
+            // What is not UTF-8 does not become unset: it will not parse.
+            let variable = |name: &str| Some(env::var_os(name)?.to_string_lossy().into_owned());
+            let proxy = proxy::for_url(&url, variable).map_err(unusable)?;
+            let gateway = Gateway {
+                // There is one request, or, with --prune, some that are to succeed each by itself.
+                client: Client::new(access, proxy, false),
+                address: address.clone(),
+                method: match self.pgw_method {
+                    PushMethod::Post => Method::POST,
+                    PushMethod::Put => Method::PUT,
+                },
+                timeout: self.push_timeout,
+            };
+            gateways.push((gateway, url));
+        }
+        Ok(gateways)
     }
 }
 

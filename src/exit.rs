@@ -4,7 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 /// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
     /// Pushed; or the dry run, the delete or the prune is done.
     Done = 0,
@@ -72,6 +72,25 @@ impl Status {
         error
             .downcast_ref::<Failure>()
             .map_or(Status::Unexpected, |failure| failure.status)
+    }
+}
+
+/// Why a run failed: what each gateway that failed says, or the one thing that ended it before.
+#[derive(Debug)]
+pub struct Failures(pub Vec<anyhow::Error>);
+
+impl Failures {
+    /// The status that ends the run: the highest, since a refusal (7) will not pass by itself, and
+    /// an outage (6) may.
+    pub fn status(&self) -> Status {
+        let statuses = self.0.iter().map(Status::of);
+        statuses.max().unwrap_or(Status::Unexpected)
+    }
+}
+
+impl From<anyhow::Error> for Failures {
+    fn from(error: anyhow::Error) -> Failures {
+        Failures(vec![error])
     }
 }
 

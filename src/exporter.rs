@@ -8,9 +8,10 @@ use log::info;
 use ureq::http::{Request, Response, StatusCode, Uri, header};
 use ureq::{Body, Error};
 
+use crate::encoding::{Encoding, TEXT};
 use crate::exit::Status;
 use crate::exposition::Exposition;
-use crate::http::{Client, TEXT, access_remedy, check_length, check_type, words};
+use crate::http::{Client, access_remedy, check_coding, check_length, check_type, words};
 use crate::socket::is_gone;
 
 /// The likeliest remedy when something else answers than metrics.
@@ -25,6 +26,8 @@ pub struct Exporter {
     pub landing_page: Uri,
     /// The page that runs the collectors.
     pub metrics: Uri,
+    /// The form to ask for.
+    pub encoding: Encoding,
     /// For the landing page's first words.
     pub probe_timeout: Duration,
     /// For the whole answer.
@@ -88,7 +91,10 @@ impl Exporter {
             };
             return Err(unusable(format!("it answered {words}{hint}")));
         }
-        check_type(&response).map_err(|why| unusable(why + HINT))?;
+        let is_protobuf =
+            check_type(&response, self.encoding).map_err(|why| unusable(why + HINT))?;
+        let is_gzip = check_coding(&response, self.encoding).map_err(unusable)?;
+        let encoding = Encoding::of(is_protobuf, is_gzip);
         let length = check_length(&response).map_err(unusable)?;
         if length.is_some_and(|length| length > self.max_bytes) {
             return Err(unusable(self.too_large()));
@@ -113,11 +119,10 @@ impl Exporter {
             return Err(unusable(self.too_large()));
         }
 
-        let exposition = Exposition::new(body, content_type).map_err(unusable)?;
+        let exposition = Exposition::new(body, content_type, encoding).map_err(unusable)?;
         info!(
-            "scraped {}: {} samples, {} bytes, {} ms",
+            "scraped {}: {} bytes of {encoding}, {} ms",
             self.metrics,
-            exposition.samples,
             exposition.body.len(),
             started.elapsed().as_millis()
         );
@@ -126,8 +131,8 @@ impl Exporter {
 
     fn request(&self, limit: Duration) -> Result<Response<Body>, Error> {
         let request = Request::get(&self.metrics)
-            .header(header::ACCEPT, TEXT)
-            .header(header::ACCEPT_ENCODING, "identity");
+            .header(header::ACCEPT, self.encoding.accept())
+            .header(header::ACCEPT_ENCODING, self.encoding.accept_encoding());
         self.client.send(request, (), limit)
     }
 

@@ -1,91 +1,137 @@
 //! What an exporter said, and whether it can be the truth.
 
-use crate::logging::without_secrets;
+use std::io::BufRead;
+use std::str::FromStr;
 
-/// A whole scrape in Prometheus's text format.
+use crate::encoding::Encoding;
+use crate::logging::without_secrets;
+use crate::{gzip, protobuf};
+
+/// A whole scrape.
 #[derive(Debug)]
 pub struct Exposition {
-    /// The bytes as received; the one thing that may be added is a missing final newline.
+    /// The bytes as received; the one thing that may be added is the final newline of a text.
     pub body: Vec<u8>,
     /// The Content-Type that the exporter gave them.
     pub content_type: String,
-    /// How many samples there are.
-    pub samples: usize,
+    /// The form they are in.
+    pub encoding: Encoding,
 }
 
 impl Exposition {
-    /// Checks that `body` is an exposition in the text format 0.0.4: each line is blank, a comment
-    /// or a sample, and one at least is a sample. The format's rules are Prometheus's:
-    /// <https://prometheus.io/docs/instrumenting/exposition_formats/#text-format-details>.
-    pub fn new(mut body: Vec<u8>, content_type: String) -> Result<Exposition, String> {
-        if body.is_empty() {
-            return Err("the answer is empty".into());
-        }
-        let Ok(text) = std::str::from_utf8(&body) else {
-            return Err("the answer is not UTF-8, as the text format must be".into());
+    /// Checks that `body` is an exposition of this form, as far as it shows undecoded: of a
+    /// compressed one, that there is something in it.
+    pub fn new(
+        mut body: Vec<u8>,
+        content_type: String,
+        encoding: Encoding,
+    ) -> Result<Exposition, String> {
+        let samples = match encoding {
+            _ if body.is_empty() => return Err("the answer is empty".into()),
+            Encoding::Text => samples(&body)?,
+            Encoding::Protobuf => protobuf::metrics(&body)?,
+            Encoding::TextGzip | Encoding::ProtobufGzip => gzip::length(&body)?,
         };
-        let mut samples = 0;
-        let mut last = "";
-        for (index, line) in text.split('\n').enumerate() {
-            let line = line.trim_matches(BLANK);
-            if line.is_empty() {
-                continue;
-            }
-            last = line;
-            if line.starts_with('#') {
-                continue;
-            }
-            if !is_sample(line) {
-                let line = beginning(line);
-                return Err(format!("line {} is not a sample: {line:?}", index + 1));
-            }
-            samples += 1;
-        }
-        if last == "# EOF" {
-            return Err("the answer ends in # EOF: OpenMetrics, not the text format".into());
-        }
         if samples == 0 {
             return Err("the answer has no sample".into());
         }
-        if !body.ends_with(b"\n") {
+        if encoding == Encoding::Text && !body.ends_with(b"\n") {
             body.push(b'\n');
         }
         Ok(Exposition {
             body,
             content_type,
-            samples,
+            encoding,
         })
     }
 }
 
-/// The white space of the text format.
-const BLANK: [char; 2] = [' ', '\t'];
+/// Counts the samples of a text in the format 0.0.4: each line is blank, a comment or a sample. The
+/// format's rules are Prometheus's:
+/// <https://prometheus.io/docs/instrumenting/exposition_formats/#text-format-details>.
+fn samples(text: &[u8]) -> Result<usize, String> {
+    if std::str::from_utf8(text).is_err() {
+        return Err("the answer is not UTF-8, as the text format must be".into());
+    }
+    let (mut rest, mut last) = (text, &b""[..]);
+    let (mut lines, mut samples) = (0, 0);
+    while !rest.is_empty() {
+        let line = trim(next_line(&mut rest));
+        lines += 1;
+        if !line.is_empty() {
+            last = line;
+        }
+        if line.is_empty() || line[0] == b'#' {
+            continue;
+        }
+        if !is_sample(line) {
+            let line = String::from_utf8_lossy(line);
+            return Err(format!(
+                "line {lines} is not a sample: {:?}",
+                beginning(&line)
+            ));
+        }
+        samples += 1;
+    }
+    match last {
+        b"# EOF" => Err("the answer ends in # EOF: OpenMetrics, not the text format".into()),
+        _ => Ok(samples),
+    }
+}
+
+/// Takes the next line, without its end.
+fn next_line<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
+    let text = *rest;
+    // To read from memory does not fail.
+    let length = rest.skip_until(b'\n').unwrap_or(text.len());
+    let line = &text[..length];
+    line.strip_suffix(b"\n").unwrap_or(line)
+}
+
+/// Without the white space of the text format at its ends.
+fn trim(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
+        text = rest;
+    }
+    text
+}
+
+/// The text up to and from the first byte of which `is_end` holds.
+fn split(text: &[u8], is_end: impl Fn(u8) -> bool) -> (&[u8], &[u8]) {
+    let end = text.iter().position(|b| is_end(*b));
+    text.split_at(end.unwrap_or(text.len()))
+}
 
 /// Whether a line reads `name value`, `name{labels} value`, or one of these and a timestamp.
 /// What is between the braces is left to the gateway, which parses it.
-fn is_sample(line: &str) -> bool {
-    let in_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
-    let name_end = line.find(|c| !in_name(c)).unwrap_or(line.len());
-    let (name, rest) = line.split_at(name_end);
-    if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
+fn is_sample(line: &[u8]) -> bool {
+    let in_name = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b':';
+    let is_blank = |b: u8| b == b' ' || b == b'\t';
+    let (name, unlabelled) = split(line, |b| !in_name(b));
+    if name.is_empty() || name[0].is_ascii_digit() {
         return false;
     }
-    let unlabelled = rest;
-    let rest = rest.trim_start_matches(BLANK);
-    let rest = match rest.strip_prefix('{') {
+    let rest = trim(unlabelled);
+    let rest = match rest.first() {
         // A value has no brace, so the last one closes the labels, whatever they hold.
-        Some(labelled) => match labelled.rfind('}') {
-            Some(end) => &labelled[end + 1..],
+        Some(b'{') => match rest.iter().rposition(|b| *b == b'}') {
+            Some(end) => trim(&rest[end + 1..]),
             None => return false,
         },
         // Else one could not tell where the name ends: a-1, or ab0.5 that was ab 0.5.
-        None if unlabelled == rest => return false,
-        None => rest,
+        _ if unlabelled.len() == rest.len() => return false,
+        _ => rest,
     };
-    let mut words = rest.split(BLANK).filter(|word| !word.is_empty());
-    words.next().is_some_and(|v| v.parse::<f64>().is_ok())
-        && words.next().is_none_or(|t| t.parse::<i64>().is_ok())
-        && words.next().is_none()
+    let (value, timestamp) = split(rest, is_blank);
+    let timestamp = trim(timestamp);
+    is_number::<f64>(value) && (timestamp.is_empty() || is_number::<i64>(timestamp))
+}
+
+/// Whether a text is a number of this kind.
+fn is_number<T: FromStr>(text: &[u8]) -> bool {
+    // Most are digits, and need not be computed. More of them might be too many for an integer.
+    let is_plain = (1..=15).contains(&text.len()) && text.iter().all(u8::is_ascii_digit);
+    is_plain || std::str::from_utf8(text).is_ok_and(|text| text.parse::<T>().is_ok())
 }
 
 /// How many characters a message may take to quote what came over the network.
@@ -120,16 +166,15 @@ mod tests {
     use super::*;
 
     fn check(text: &str) -> Result<Exposition, String> {
-        Exposition::new(text.into(), "text/plain".into())
+        Exposition::new(text.into(), "text/plain".into(), Encoding::Text)
     }
 
     #[test]
     fn every_form_of_a_sample_is_taken() {
         let text = "\n# HELP a b\n# TYPE a gauge\n# EOF is said in a comment only\na 1\n  a:b_2\t-1.5e-3  \n\
             c{} +Inf\nd {x=\"}\",y=\"{ \\\" 1 2 3\"} NaN 1700000000000\n\ne{z=\"ü\"}0\n";
-        let exposition = check(text).unwrap();
-        assert_eq!(exposition.samples, 5);
-        assert_eq!(exposition.body, text.as_bytes());
+        assert_eq!(samples(text.as_bytes()), Ok(5));
+        assert_eq!(check(text).unwrap().body, text.as_bytes());
     }
 
     #[test]
@@ -166,7 +211,7 @@ mod tests {
         ] {
             assert!(check(text).is_err(), "{text:?}");
         }
-        assert!(Exposition::new(b"a{x=\"\xff\"} 1\n".to_vec(), String::new()).is_err());
+        assert!(samples(b"a{x=\"\xff\"} 1\n").is_err());
     }
 
     #[test]

@@ -21,6 +21,7 @@ use anyhow::Result;
 use ureq::http::{Method, Uri};
 
 use crate::access::Access;
+use crate::encoding::{Encoding, TEXT};
 use crate::exit::Status;
 use crate::exporter::Exporter;
 use crate::exposition::Exposition;
@@ -544,6 +545,7 @@ impl Case {
             client: Client::new(Access::default(), None, true),
             landing_page: self.uri("/"),
             metrics: self.uri("/metrics"),
+            encoding: Encoding::Text,
             probe_timeout: self.limit,
             scrape_timeout: self.limit,
             max_bytes: MAX_BYTES,
@@ -617,7 +619,7 @@ impl Case {
                     true => self.gateway().delete(&url),
                     false => {
                         let body = "a 1\n".repeat(self.random.pick(&[1, 1, 5000]));
-                        let pushed = Exposition::new(body.into(), "text/plain".into());
+                        let pushed = Exposition::new(body.into(), TEXT.into(), Encoding::Text);
                         self.gateway().push(&url, &pushed.unwrap())
                     }
                 };

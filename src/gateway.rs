@@ -1,6 +1,7 @@
 //! The gateway's side: store a group, remove it, or read what all of them hold.
 
 use std::time::{Duration, Instant};
+use std::{iter, thread};
 
 use anyhow::Result;
 use log::info;
@@ -8,9 +9,10 @@ use ureq::http::{Method, Request, Response, StatusCode, Uri, header};
 use ureq::{AsSendBody, Body, http};
 
 use crate::address::Address;
-use crate::exit::Status;
+use crate::encoding::{Encoding, TEXT};
+use crate::exit::{Failures, Status};
 use crate::exposition::Exposition;
-use crate::http::{Client, TEXT, access_remedy, check_length, check_type, words};
+use crate::http::{Client, access_remedy, check_coding, check_length, check_type, words};
 
 /// A gateway, and how to speak to it.
 #[derive(Debug)]
@@ -28,7 +30,10 @@ pub struct Gateway {
 impl Gateway {
     /// Pushes an exposition to the group at `url`.
     pub fn push(&self, url: &Uri, exposition: &Exposition) -> Result<()> {
-        let request = Request::builder().header(header::CONTENT_TYPE, &exposition.content_type);
+        let mut request = Request::builder().header(header::CONTENT_TYPE, &exposition.content_type);
+        if exposition.encoding.is_gzip() {
+            request = request.header(header::CONTENT_ENCODING, "gzip");
+        }
         let request = request.method(&self.method);
         self.send(url, request, &exposition.body[..]).map(drop)
     }
@@ -54,8 +59,9 @@ impl Gateway {
             status => Err(format!("it answered {status}")),
         };
         check_status
-            .and_then(|()| check_type(&page))
-            .and_then(|()| check_length(&page))
+            .and_then(|()| check_type(&page, Encoding::Text))
+            .and_then(|_| check_coding(&page, Encoding::Text))
+            .and_then(|_| check_length(&page))
             .map_err(|why| {
                 Status::GatewayRefused.because(format!("{} is no gateway: {why}", self.at(url)))
             })?;
@@ -111,6 +117,35 @@ impl Gateway {
         let took = started.elapsed().as_millis();
         info!("{} answered {status} after {took} ms", self.at(url));
         Ok(response)
+    }
+}
+
+/// Does the same at each gateway, at the same time: one that hangs keeps no other from being served,
+/// and the whole takes no longer than the slowest may.
+pub fn at_each(
+    gateways: &[(Gateway, Uri)],
+    action: impl Fn(&Gateway, &Uri) -> Result<()> + Sync,
+) -> Result<(), Failures> {
+    let Some((first, others)) = gateways.split_first() else {
+        return Ok(());
+    };
+    let act = |(gateway, url): &(Gateway, Uri)| action(gateway, url);
+    let act = &act;
+    let failures: Vec<_> = thread::scope(|scope| {
+        let start = |place| thread::Builder::new().spawn_scoped(scope, move || act(place));
+        let others: Vec<_> = others.iter().map(|place| (place, start(place))).collect();
+        let first = act(first);
+        let others = others.into_iter().map(|(place, thread)| match thread {
+            Ok(thread) => thread.join().expect("a panic has ended the process"),
+            // Where there is no thread to be had, one is served after the other.
+            Err(_) => act(place),
+        });
+        let results = iter::once(first).chain(others);
+        results.filter_map(Result::err).collect()
+    });
+    match failures.is_empty() {
+        true => Ok(()),
+        false => Err(Failures(failures)),
     }
 }
 

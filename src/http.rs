@@ -12,13 +12,11 @@ use ureq::http::{HeaderName, Response, StatusCode, Version, header};
 use ureq::{Agent, AsSendBody, Body, Error, Timeout};
 
 use crate::access::{Access, named};
+use crate::encoding::{self, Encoding};
 use crate::exposition::excerpt;
 use crate::proxy::Proxy;
 use crate::socket::{Names, Sockets};
 use crate::tls;
-
-/// The text format that is asked for; also what an answer without a Content-Type is taken for.
-pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// A client that follows no redirect and takes every status for an answer.
 #[derive(Debug)]
@@ -179,42 +177,35 @@ pub fn words(response: Response<Body>) -> String {
     }
 }
 
-/// Checks that an answer promises the text format.
-pub fn check_type(response: &Response<Body>) -> Result<(), String> {
+/// Whether an answer is of protocol buffers, if these were asked for; else it has to be text.
+pub fn check_type(response: &Response<Body>, asked: Encoding) -> Result<bool, String> {
     let Some(found) = text(response, header::CONTENT_TYPE) else {
-        return Ok(());
+        return Ok(false);
     };
-    let mut parts = found
-        .split(';')
-        .map(|part| part.trim().to_ascii_lowercase());
-    // A comma is between two types, of which one is as good as the other.
-    let is_text = !found.contains(',')
-        && parts
-            .next()
-            .is_some_and(|media_type| media_type == "text/plain")
-        && parts.all(|p| match p.strip_prefix("version=") {
-            Some(version) => version.trim_matches('"') == "0.0.4",
-            None => true,
-        });
-    match is_text {
-        true => Ok(()),
-        false => Err(format!(
+    match encoding::is_protobuf(&found) {
+        Some(is_protobuf) if asked.is_protobuf() || !is_protobuf => Ok(is_protobuf),
+        _ => Err(format!(
             "its answer is {}, not the text format",
             excerpt(found.as_bytes())
         )),
     }
 }
 
-/// Checks that an answer is unencoded, and of a length that shows whether all of it has come.
-/// Returns that length where it is known beforehand.
-pub fn check_length(response: &Response<Body>) -> Result<Option<u64>, String> {
+/// Whether an answer is compressed, if that was asked for; else it has to be as it is.
+pub fn check_coding(response: &Response<Body>, asked: Encoding) -> Result<bool, String> {
     match text(response, header::CONTENT_ENCODING) {
-        Some(encoding) if !encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity") => {
-            let encoding = excerpt(encoding.as_bytes());
-            return Err(format!("its answer is encoded ({encoding}), unasked"));
+        Some(coding) if asked.is_gzip() && coding.eq_ignore_ascii_case("gzip") => Ok(true),
+        Some(coding) if !coding.is_empty() && !coding.eq_ignore_ascii_case("identity") => {
+            let coding = excerpt(coding.as_bytes());
+            Err(format!("its answer is encoded ({coding}), unasked"))
         }
-        _ => {}
+        _ => Ok(false),
     }
+}
+
+/// Checks that an answer is of a length that shows whether all of it has come. Returns that length
+/// where it is known beforehand.
+pub fn check_length(response: &Response<Body>) -> Result<Option<u64>, String> {
     let has_length = response.headers().contains_key(header::CONTENT_LENGTH);
     let transfer = text(response, header::TRANSFER_ENCODING);
     match transfer {

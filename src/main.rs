@@ -5,6 +5,7 @@
 mod access;
 mod address;
 mod cli;
+mod encoding;
 mod exit;
 mod exporter;
 mod exposition;
@@ -12,9 +13,11 @@ mod exposition;
 mod fuzz;
 mod gateway;
 mod group;
+mod gzip;
 mod http;
 mod lock;
 mod logging;
+mod protobuf;
 mod proxy;
 mod prune;
 mod socket;
@@ -30,7 +33,8 @@ use log::info;
 use ureq::http::Uri;
 
 use cli::Cli;
-use exit::Status;
+use exit::{Failures, Status};
+use gateway::{Gateway, at_each};
 use lock::{Lock, Place};
 
 fn main() -> ExitCode {
@@ -53,77 +57,84 @@ fn main() -> ExitCode {
     };
     match run(&cli) {
         Ok(()) => Status::Done.into(),
-        Err(e) => {
+        Err(failures) => {
             if !cli.quiet {
-                logging::fail(&format!("{e:#}"));
+                for e in &failures.0 {
+                    logging::fail(&format!("{e:#}"));
+                }
             }
-            Status::of(&e).into()
+            failures.status().into()
         }
     }
 }
 
-fn run(cli: &Cli) -> Result<()> {
+fn run(cli: &Cli) -> Result<(), Failures> {
     // Where memory is short, a small piece of it cannot be had without an abort: so room for the
-    // probe is found now, and room for the push is kept while the exposition grows.
-    let (for_probe, for_push) = (room()?, room()?);
-    drop(for_probe);
+    // probe is found now, and room for the pushes is kept while the exposition grows.
+    drop(room(2)?);
     // All that can be wrong with the options is found before anything is touched.
     let rust_log = env::var("RUST_LOG")
         .ok()
         .filter(|filters| !filters.is_empty());
     logging::init(cli.level(), rust_log).map_err(|why| Status::Usage.because(why))?;
-    let gateway = cli.gateway()?;
     if let Some(rule) = cli.prune() {
-        let page = cli.page()?;
+        let gateways = cli.pages()?;
         if cli.dry_run {
-            let stale = prune::look(&gateway, &page, &rule, &mut None)?;
-            let lines = stale.iter().map(|stale| format!("{stale}\n"));
-            return print(lines.collect::<String>().as_bytes());
+            return at_each(&gateways, |gateway, page| {
+                let stale = prune::look(gateway, page, &rule, &mut None)?;
+                let lines = stale.iter().map(|stale| format!("{stale}\n"));
+                print(lines.collect::<String>().as_bytes())
+            });
         }
-        let _lock = take_lock(cli, &page)?;
-        return prune::prune(&gateway, &page, &rule);
+        let _locks = take_locks(cli, &gateways)?;
+        return at_each(&gateways, |gateway, page| {
+            prune::prune(gateway, page, &rule)
+        });
     }
 
     let exporter = cli.exporter()?;
     let group = cli.group()?;
-    let url = cli.url(&group)?;
+    let gateways = cli.groups(&group)?;
     if cli.dry_run {
-        drop(for_push);
         exporter.probe()?;
-        return print(&exporter.scrape()?.body);
+        print(&exporter.scrape()?.body)?;
+        return Ok(());
     }
-    let _lock = take_lock(cli, &url)?;
+    let _locks = take_locks(cli, &gateways)?;
     if cli.delete {
-        return gateway.delete(&url);
+        return at_each(&gateways, Gateway::delete);
     }
     let pause = cli.splay.mul_f64(group.share());
     if !pause.is_zero() {
         info!("sleeping {pause:.1?} of a splay of {:?}", cli.splay);
         thread::sleep(pause);
     }
+    let for_pushes = room(gateways.len())?;
     exporter.probe()?;
     let exposition = exporter.scrape()?;
-    drop(for_push);
-    gateway.push(&url, &exposition)
+    drop(for_pushes);
+    at_each(&gateways, |gateway, url| gateway.push(url, &exposition))
 }
 
-/// Memory for all that a run does but for an exposition; half of it is for the thread that looks
-/// up a name.
-fn room() -> Result<Vec<u8>> {
-    const ROOM: usize = 4 << 20;
+/// Memory for all that a run does with so many servers at a time, but for an exposition; half of it
+/// is for the thread that looks up a name.
+fn room(servers: usize) -> Result<Vec<u8>> {
+    let bytes = servers.saturating_mul(4 << 20);
     let mut room = Vec::new();
-    room.try_reserve_exact(ROOM)
-        .with_context(|| format!("no memory for the {ROOM} bytes that a run needs"))?;
+    room.try_reserve_exact(bytes)
+        .with_context(|| format!("no memory for the {bytes} bytes that a run needs"))?;
     // Or the compiler leaves it out, since nobody writes to it.
     Ok(black_box(room))
 }
 
-/// The lock of the runs that are about `url`.
-fn take_lock(cli: &Cli, url: &Uri) -> Result<Lock> {
-    match &cli.lock_file {
-        Some(path) => Lock::take(&Place::at(path)),
-        None => Lock::take(&lock::default_place(&url.to_string())?),
+/// The locks of the runs that are about these places, or the one that the user has chosen.
+fn take_locks(cli: &Cli, gateways: &[(Gateway, Uri)]) -> Result<Vec<Lock>> {
+    if let Some(path) = &cli.lock_file {
+        return Ok(vec![Lock::take(&Place::at(path))?]);
     }
+    let urls = gateways.iter().map(|(_, url)| url.to_string());
+    urls.map(|url| Lock::take(&lock::default_place(&url)?))
+        .collect()
 }
 
 fn print(body: &[u8]) -> Result<()> {

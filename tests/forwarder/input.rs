@@ -104,7 +104,7 @@ fn what_does_not_parse_is_a_usage_error_that_names_option_and_variable() {
         "[::1",
         "ftp://h",
         "a b",
-        "h:1,i:1",
+        "h:1,h:1",
     ];
     let labels = [
         "a",

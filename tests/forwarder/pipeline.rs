@@ -374,8 +374,7 @@ fn it_says_as_much_as_it_is_asked_to() {
     for words in [
         "holding the lock",
         "is alive: 200",
-        "samples",
-        "bytes",
+        "bytes of text",
         "answered 200",
     ] {
         assert!(info.contains(words), "{words}: {info}");
