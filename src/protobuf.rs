@@ -1,5 +1,5 @@
 //! Messages `io.prometheus.client.MetricFamily`, as far as it shows without decoding metrics:
-/// <https://github.com/prometheus/client_model/blob/master/io/prometheus/client/metrics.proto>.
+//! <https://github.com/prometheus/client_model/blob/master/io/prometheus/client/metrics.proto>.
 
 /// The numbers of a family's fields.
 const NAME: u64 = 1;
