@@ -1,10 +1,10 @@
 //! The options, and the variables that cron files set instead of them.
 
-use std::env;
 use std::error::Error as _;
 use std::path::PathBuf;
 use std::slice;
 use std::time::Duration;
+use std::{env, mem};
 
 use anyhow::Result;
 use clap::error::{ContextKind, ErrorKind};
@@ -203,9 +203,14 @@ enum PushMethod {
 impl Cli {
     /// Reads the command line and the environment.
     pub fn load() -> Result<Cli, clap::Error> {
-        let matches = Cli::command().try_get_matches()?;
-        let mut cli = Cli::from_arg_matches(&matches)?;
-        if matches.value_source("pgw_label") == Some(ValueSource::EnvVariable) {
+        let mut command = Cli::command();
+        let mut matches = command.try_get_matches_from_mut(env::args_os())?;
+        // They are as much work to take apart as to make, and end with the process.
+        mem::forget(command);
+        let [job, instance, label] =
+            ["pgw_job", "pgw_instance", "pgw_label"].map(|id| matches.value_source(id));
+        let mut cli = Cli::from_arg_matches_mut(&mut matches)?;
+        if label == Some(ValueSource::EnvVariable) {
             let labels = cli.pgw_label.concat();
             cli.pgw_label = labels
                 .split(',')
@@ -213,17 +218,15 @@ impl Cli {
                 .map(String::from)
                 .collect();
         }
-        cli.job_is_given = matches.value_source("pgw_job") != Some(ValueSource::DefaultValue);
+        cli.job_is_given = job != Some(ValueSource::DefaultValue);
         if cli.prune.is_some() {
             // Not so a variable, which the cron file of a node may have for the node's own pushes.
-            let is_option = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
-            if let Some(id) = ["pgw_instance", "pgw_label"]
-                .into_iter()
-                .find(|id| is_option(id))
-            {
-                let option = id.replace('_', "-");
-                let why = format!("--prune is for all groups, or all of a job: not for --{option}");
-                return Err(Cli::command().error(ErrorKind::ArgumentConflict, why));
+            for (option, source) in [("--pgw-instance", instance), ("--pgw-label", label)] {
+                if source == Some(ValueSource::CommandLine) {
+                    let why =
+                        format!("--prune is for all groups, or all of a job: not for {option}");
+                    return Err(Cli::command().error(ErrorKind::ArgumentConflict, why));
+                }
             }
         }
         Ok(cli)

@@ -1,6 +1,6 @@
 //! The exporter's side: is it alive, and what does it say?
 
-use std::io::Read;
+use std::io::{self, ErrorKind, Read};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -16,6 +16,9 @@ use crate::socket::is_gone;
 
 /// The likeliest remedy when something else answers than metrics.
 const HINT: &str = " (is --exporter-metric, EXPORTER_METRIC, right?)";
+
+/// Bytes that an answer of unknown length is likely to fit into.
+const USUAL: u64 = 128 * 1024;
 
 /// An exporter, and the bounds that it has to keep.
 #[derive(Debug)]
@@ -106,14 +109,11 @@ impl Exporter {
 
         let mut body = Vec::new();
         // One more for a final newline that may have to be added.
-        let room = (length.unwrap_or(0) as usize).saturating_add(1);
+        let room = (length.unwrap_or(USUAL) as usize).saturating_add(1);
         body.try_reserve_exact(room)
             .with_context(|| format!("no memory for the {room} bytes of {}", self.metrics))?;
-        response
-            .into_body()
-            .into_reader()
-            .take(self.max_bytes.saturating_add(1))
-            .read_to_end(&mut body)
+        let rest = response.into_body().into_reader();
+        read_to_end(rest.take(self.max_bytes.saturating_add(1)), &mut body)
             .map_err(|e| unusable(self.client.cause(&e.into(), self.scrape_timeout)))?;
         if body.len() as u64 > self.max_bytes {
             return Err(unusable(self.too_large()));
@@ -141,5 +141,22 @@ impl Exporter {
             "its answer is larger than {} bytes (see --max-bytes, EXPORTER_MAX_BYTES)",
             self.max_bytes
         )
+    }
+}
+
+/// Reads the rest by way of a small piece of memory: the standard library zeroes as much as there is
+/// room for, and so touches twice the memory that the rest needs.
+fn read_to_end(mut rest: impl Read, body: &mut Vec<u8>) -> io::Result<()> {
+    let mut piece = [0; 4096];
+    loop {
+        match rest.read(&mut piece) {
+            Ok(0) => return Ok(()),
+            Ok(amount) => {
+                body.try_reserve(amount)?;
+                body.extend_from_slice(&piece[..amount]);
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
     }
 }

@@ -1,7 +1,9 @@
 //! What an exporter said, and whether it can be the truth.
 
-use std::io::BufRead;
+use std::mem;
 use std::str::FromStr;
+
+use memchr::memchr;
 
 use crate::encoding::Encoding;
 use crate::logging::without_secrets;
@@ -50,11 +52,12 @@ impl Exposition {
 /// format's rules are Prometheus's:
 /// <https://prometheus.io/docs/instrumenting/exposition_formats/#text-format-details>.
 fn samples(text: &[u8]) -> Result<usize, String> {
-    if std::str::from_utf8(text).is_err() {
+    // Most are ASCII, which shows faster.
+    if !text.is_ascii() && std::str::from_utf8(text).is_err() {
         return Err("the answer is not UTF-8, as the text format must be".into());
     }
     let (mut rest, mut last) = (text, &b""[..]);
-    let (mut lines, mut samples) = (0, 0);
+    let (mut lines, mut samples, mut family) = (0, 0, &b""[..]);
     while !rest.is_empty() {
         let line = trim(next_line(&mut rest));
         lines += 1;
@@ -64,7 +67,7 @@ fn samples(text: &[u8]) -> Result<usize, String> {
         if line.is_empty() || line[0] == b'#' {
             continue;
         }
-        if !is_sample(line) {
+        if !is_sample(line, &mut family) {
             let line = String::from_utf8_lossy(line);
             return Err(format!(
                 "line {lines} is not a sample: {:?}",
@@ -81,11 +84,14 @@ fn samples(text: &[u8]) -> Result<usize, String> {
 
 /// Takes the next line, without its end.
 fn next_line<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
-    let text = *rest;
-    // To read from memory does not fail.
-    let length = rest.skip_until(b'\n').unwrap_or(text.len());
-    let line = &text[..length];
-    line.strip_suffix(b"\n").unwrap_or(line)
+    match memchr(b'\n', rest) {
+        Some(end) => {
+            let line = &rest[..end];
+            *rest = &rest[end + 1..];
+            line
+        }
+        None => mem::take(rest),
+    }
 }
 
 /// Without the white space of the text format at its ends.
@@ -96,36 +102,54 @@ fn trim(mut text: &[u8]) -> &[u8] {
     text
 }
 
-/// The text up to and from the first byte of which `is_end` holds.
-fn split(text: &[u8], is_end: impl Fn(u8) -> bool) -> (&[u8], &[u8]) {
-    let end = text.iter().position(|b| is_end(*b));
-    text.split_at(end.unwrap_or(text.len()))
-}
-
 /// Whether a line reads `name value`, `name{labels} value`, or one of these and a timestamp.
 /// What is between the braces is left to the gateway, which parses it.
-fn is_sample(line: &[u8]) -> bool {
-    let in_name = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b':';
-    let is_blank = |b: u8| b == b' ' || b == b'\t';
-    let (name, unlabelled) = split(line, |b| !in_name(b));
-    if name.is_empty() || name[0].is_ascii_digit() {
+/// `family` is the name of the sample before, and becomes that of this one.
+fn is_sample<'a>(line: &'a [u8], family: &mut &'a [u8]) -> bool {
+    let Some((rest, last)) = split_last(line) else {
         return false;
-    }
-    let rest = trim(unlabelled);
-    let rest = match rest.first() {
-        // A value has no brace, so the last one closes the labels, whatever they hold.
-        Some(b'{') => match rest.iter().rposition(|b| *b == b'}') {
-            Some(end) => trim(&rest[end + 1..]),
-            None => return false,
-        },
-        // Else one could not tell where the name ends: a-1, or ab0.5 that was ab 0.5.
-        _ if unlabelled.len() == rest.len() => return false,
-        _ => rest,
     };
-    let (value, timestamp) = split(rest, is_blank);
-    let timestamp = trim(timestamp);
-    is_number::<f64>(value) && (timestamp.is_empty() || is_number::<i64>(timestamp))
+    if is_series(rest, family) {
+        return is_number::<f64>(last);
+    }
+    let stamped = split_last(rest).filter(|(series, _)| is_series(series, family));
+    stamped.is_some_and(|(_, value)| is_number::<f64>(value) && is_number::<i64>(last))
 }
+
+/// The last word, and what comes before it: a blank, or the brace that closes the labels.
+fn split_last(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    // A number has no brace, so the last one closes the labels, whatever they hold.
+    let is_end = |b: &u8| matches!(b, b' ' | b'\t' | b'}');
+    let end = text.iter().rposition(is_end)?;
+    let (rest, last) = text.split_at(end + 1);
+    Some((trim(rest), last))
+}
+
+/// Whether a text reads `name` or `name{labels}`.
+fn is_series<'a>(text: &'a [u8], family: &mut &'a [u8]) -> bool {
+    let is_end = |b: &u8| !IN_NAME[usize::from(*b)];
+    // Samples of a family follow each other.
+    let end = match text.strip_prefix(*family) {
+        Some(rest) if rest.first().is_none_or(is_end) => Some(family.len()),
+        _ => text.iter().position(is_end),
+    };
+    let (name, labels) = text.split_at(end.unwrap_or(text.len()));
+    *family = name;
+    let is_name = name.first().is_some_and(|b| !b.is_ascii_digit());
+    is_name && (labels.is_empty() || (labels.ends_with(b"}") && trim(labels).starts_with(b"{")))
+}
+
+/// Whether a byte can be part of a name, for each of them.
+const IN_NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        let b = byte as u8;
+        table[byte] = b.is_ascii_alphanumeric() || b == b'_' || b == b':';
+        byte += 1;
+    }
+    table
+};
 
 /// Whether a text is a number of this kind.
 fn is_number<T: FromStr>(text: &[u8]) -> bool {

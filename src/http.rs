@@ -18,6 +18,9 @@ use crate::proxy::Proxy;
 use crate::socket::{Names, Sockets};
 use crate::tls;
 
+/// Bytes of the head of an answer.
+pub const MOST_HEAD: usize = 8 * 1024;
+
 /// A client that follows no redirect and takes every status for an answer.
 #[derive(Debug)]
 pub struct Client {
@@ -40,8 +43,7 @@ impl Client {
             // A proxy is the connector's business, see proxy.rs.
             .proxy(None)
             .max_idle_connections(keep_alive.into())
-            // Half of the input buffer, so that a head that is too long is seen to be that.
-            .max_response_header_size(8 * 1024)
+            .max_response_header_size(MOST_HEAD)
             .user_agent(concat!("pgw-forwarder/", env!("CARGO_PKG_VERSION")))
             .build();
         let proxy = proxy.map(Arc::new);
@@ -51,6 +53,12 @@ impl Client {
             proxy: proxy.clone(),
             tls: access.tls,
             cut: Arc::clone(&cut),
+            output: match keep_alive {
+                // Nothing but heads of requests.
+                true => access.authorization.as_ref().map_or(0, String::len) + 1024,
+                // A Content-Type may be as long as the head that it was in.
+                false => MOST_HEAD + 1024,
+            },
         };
         let names = Names {
             proxy: proxy.clone(),

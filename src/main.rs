@@ -4,6 +4,7 @@
 
 mod access;
 mod address;
+mod buffers;
 mod cli;
 mod encoding;
 mod exit;

@@ -11,24 +11,21 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustls::ClientConfig;
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
-};
+use ureq::unversioned::transport::{self, ConnectionDetails, Connector, NextTimeout, Transport};
 use ureq::{Error, Timeout};
 
+use crate::buffers::Buffers;
 use crate::exposition::excerpt;
+use crate::http::MOST_HEAD;
 use crate::proxy::Proxy;
 use crate::tls::TlsStream;
-
-/// Bytes of the input and the output buffer. They are zeroed for each connection, so ureq's
-/// default of 128 KiB each would cost more than all the rest of a small run.
-const BUFFER: usize = 16 * 1024;
 
 /// Opens [`Socket`]s.
 #[derive(Debug, Default)]
@@ -40,6 +37,8 @@ pub struct Sockets {
     pub tls: Option<Arc<ClientConfig>>,
     /// Set when the peer stopped reading before all was sent.
     pub cut: Arc<AtomicBool>,
+    /// Bytes to send at a time; each line of a request's head but the first has to fit in.
+    pub output: usize,
 }
 
 impl Connector for Sockets {
@@ -69,12 +68,12 @@ impl Connector for Sockets {
                         }
                         _ => Box::new(tcp),
                     };
-                    // A line of the request has to fit in, and the first holds the path.
+                    // The first line holds the path.
                     let path = details.uri.path_and_query().map_or(0, |p| p.as_str().len());
-                    let output = BUFFER.max(path + 1024);
+                    let output = self.output.max(path + 1024);
                     return Ok(Some(Socket {
                         stream,
-                        buffers: LazyBuffers::new(BUFFER, output),
+                        buffers: Buffers::new(output),
                         is_tls: details.needs_tls(),
                         origin: proxied.then(|| origin(details.uri)),
                         cut: Arc::clone(&self.cut),
@@ -97,6 +96,15 @@ pub trait Stream: Read + Write + Debug + Send + Sync {
 
     /// Copies what has come without taking it.
     fn peek(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Reads into the free capacity of `bytes`, of which there is some.
+    fn append(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
+        let start = bytes.len();
+        bytes.resize(bytes.capacity(), 0);
+        let result = self.read(&mut bytes[start..]);
+        bytes.truncate(start + result.as_ref().unwrap_or(&0));
+        result
+    }
 }
 
 impl Stream for TcpStream {
@@ -106,6 +114,10 @@ impl Stream for TcpStream {
 
     fn peek(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         TcpStream::peek(self, buffer)
+    }
+
+    fn append(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
+        Ok(rustix::io::read(self, spare_capacity(bytes))?)
     }
 }
 
@@ -157,7 +169,7 @@ fn tunnel(tcp: &TcpStream, url: &Uri, proxy: &Proxy, deadline: &Deadline) -> Res
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
         match stream.read(&mut byte) {
-            Ok(1) if head.len() < BUFFER => head.push(byte[0]),
+            Ok(1) if head.len() < MOST_HEAD => head.push(byte[0]),
             Ok(_) => return Err(io::Error::other("the proxy does not answer").into()),
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 deadline.wait(tcp, PollFlags::IN)?;
@@ -181,7 +193,7 @@ fn tunnel(tcp: &TcpStream, url: &Uri, proxy: &Proxy, deadline: &Deadline) -> Res
 #[derive(Debug)]
 pub struct Socket {
     stream: Box<dyn Stream>,
-    buffers: LazyBuffers,
+    buffers: Buffers,
     is_tls: bool,
     /// What goes before the path in the next request line.
     origin: Option<String>,
@@ -229,13 +241,13 @@ fn send(
 }
 
 impl Transport for Socket {
-    fn buffers(&mut self) -> &mut dyn Buffers {
+    fn buffers(&mut self) -> &mut dyn transport::Buffers {
         &mut self.buffers
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         let deadline = Deadline::new(timeout);
-        let mut output = &self.buffers.output()[..amount];
+        let mut output = &transport::Buffers::output(&mut self.buffers)[..amount];
         if let Some(origin) = self.origin.take() {
             // The first bytes of the first request are METHOD, a space, and the path.
             let path = output.iter().position(|&b| b == b'/').unwrap_or(0);
@@ -248,12 +260,14 @@ impl Transport for Socket {
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         let deadline = Deadline::new(timeout);
+        // An exporter sends what it has so far; to look for more at once would be in vain. (TLS may
+        // have something that it has received already.)
+        if self.buffers.is_drained && !self.is_tls {
+            deadline.wait(self.stream.tcp(), PollFlags::IN)?;
+        }
         loop {
-            match self.stream.read(self.buffers.input_append_buf()) {
-                Ok(amount) => {
-                    self.buffers.input_appended(amount);
-                    return Ok(amount > 0);
-                }
+            match self.buffers.fill(&mut *self.stream) {
+                Ok(amount) => return Ok(amount > 0),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     deadline.wait(self.stream.tcp(), PollFlags::IN)?;
                 }
