@@ -9,7 +9,7 @@ if command -v apt-get >/dev/null; then
         prometheus-alertmanager prometheus-node-exporter prometheus-pushgateway shellcheck \
         systemd-container tinyproxy-bin
 fi
-shellcheck --external-sources install.sh deploy/*.sh tests/*.sh .ci/run
+shellcheck --external-sources install.sh deploy/*.sh tests/*.sh tests/bench/*.sh .ci/run
 cargo fmt --check
 cargo clippy --locked --all-targets -- --deny warnings
 # The demo's, built here so that its test does not wait for it.
