@@ -6,19 +6,20 @@ use ureq::unversioned::transport;
 
 use crate::socket::Stream;
 
-/// Bytes of input that are kept.
+/// Bytes of input that are kept, at first.
 const INPUT: usize = 64 * 1024;
 
-/// Bytes that are sent at a time, at most.
-const OUTPUT: usize = 256 * 1024;
+/// Bytes that are received or sent at a time, at most.
+const MOST: usize = 512 * 1024;
 
 /// The buffers of a connection. ureq's own zero 256 KiB for each, which costs more than all the rest
-/// of a small run; of these only the output is, and grows with what is sent.
+/// of a small run; of these only the output is, and both grow with what they are used for.
 #[derive(Debug)]
 pub struct Buffers {
     /// What has come, of which so much is consumed.
     input: Vec<u8>,
     consumed: usize,
+    input_size: usize,
     /// Whether the last look at the input has consumed some of it.
     progress: bool,
     output: Vec<u8>,
@@ -33,6 +34,7 @@ impl Buffers {
         Buffers {
             input: Vec::new(),
             consumed: 0,
+            input_size: INPUT,
             progress: false,
             output: Vec::new(),
             output_size,
@@ -44,12 +46,15 @@ impl Buffers {
     pub fn fill(&mut self, stream: &mut dyn Stream) -> io::Result<usize> {
         self.input.drain(..self.consumed);
         self.consumed = 0;
-        match INPUT - self.input.len() {
+        match self.input_size - self.input.len() {
             0 => Ok(0),
             room => {
                 self.input.reserve_exact(room);
                 let amount = stream.append(&mut self.input)?;
                 self.is_drained = amount < room;
+                if !self.is_drained {
+                    self.input_size = MOST.min(2 * self.input_size);
+                }
                 Ok(amount)
             }
         }
@@ -81,7 +86,7 @@ impl transport::Buffers for Buffers {
     /// For a piece of the body, and so the output alone: the other is for those that are sent in
     /// chunks. Each piece may be twice as large as the one before.
     fn tmp_and_output(&mut self) -> (&mut [u8], &mut [u8]) {
-        self.output_size = OUTPUT.min(2 * self.output_size).max(self.output_size);
+        self.output_size = MOST.min(2 * self.output_size).max(self.output_size);
         (&mut [], self.output())
     }
 
