@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::fake::{Fake, Request, header};
 use crate::stage::{Ended, Run, Server, families, wait_for};
 
-const ENCODINGS: [&str; 4] = ["text", "text+gzip", "protobuf", "protobuf+gzip"];
+pub const ENCODINGS: [&str; 4] = ["text", "text+gzip", "protobuf", "protobuf+gzip"];
 
 /// The types of the two forms, as an exporter gives them.
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
