@@ -3,6 +3,8 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::process::geteuid;
@@ -11,7 +13,8 @@ use crate::encodings::ENCODINGS;
 use crate::fake::{Fake, answer, hang, text};
 use crate::secured::{Files, PASSWORD};
 use crate::stage::{
-    Ended, Run, Server, can_or_skips, copy_of_the_program, families, free_port, pushes, wait_for,
+    Ended, Run, Server, ask, can_or_skips, copy_of_the_program, families, free_port, pushes,
+    wait_for,
 };
 
 /// What a small exporter says.
@@ -482,4 +485,111 @@ fn with_too_little_memory_for_all_it_says_so() {
     for gateway in gateways {
         assert_eq!(gateway.requests().len(), pushed, "{statuses:?}");
     }
+}
+
+/// Targets for two gateways, as the README has them but for the addresses.
+fn targets(a: &str, b: &str) -> String {
+    format!(
+        "      - targets: [{a}]\n        labels: {{ gateway: a }}\n\
+         \x20     - targets: [{b}]\n        labels: {{ gateway: b }}\n"
+    )
+}
+
+/// What tells of each instance once, by the README: as the gateway has it that was pushed to last.
+fn once(series: &str) -> String {
+    format!(
+        "max without (gateway) ({series} and on (job, instance, gateway) \
+         topk without (gateway) (1, push_time_seconds))"
+    )
+}
+
+#[test]
+fn of_two_gateways_and_two_prometheis_any_may_go_and_each_instance_is_told_once() {
+    let (a, b) = (Server::pushgateway(&[]), Server::pushgateway(&[]));
+    let (addr_a, addr_b) = (a.addr.clone(), b.addr.clone());
+    let both = format!("{addr_a},{addr_b}");
+    let two = [(); 2].map(|()| Server::prometheus_of(&targets(&addr_a, &addr_b), None));
+    let load = Arc::new(AtomicU32::new(9));
+    let shown = Arc::clone(&load);
+    let exporter = Fake::answering(move |_| {
+        let load = shown.load(Ordering::Relaxed);
+        text(&format!(
+            "load {load}\n# TYPE work_total counter\nwork_total 5\n"
+        ))
+    });
+    let push = |gateways: &str| {
+        let run = |instance| Run::new(&exporter.addr, gateways).instance(instance).end();
+        [run("n1"), run("n2")].map(|ended| ended.status.unwrap())
+    };
+    // What each Prometheus says in the end, while the nodes go on pushing.
+    let all_say = |gateways: &str, status: i32, promql: &str| {
+        for prometheus in &two {
+            wait_for(promql, || {
+                assert_eq!(push(gateways), [status; 2]);
+                ask(&prometheus.addr, promql)
+            });
+        }
+    };
+    let told = |load: u32| {
+        let once = once("load");
+        format!("count({once} == {load}) == 2 and count({once}) == 2")
+    };
+
+    // Told by both gateways, counted once.
+    all_say(&both, 0, "count(load) == 4");
+    all_say(&both, 0, &told(9));
+    all_say(
+        &both,
+        0,
+        &format!("count({}) == 2", once("rate(work_total[1m])")),
+    );
+    all_say(&both, 0, "count(job_instance:push_up:bool == 1) == 2");
+
+    // The nodes do not get through to one, which goes on to tell what is old.
+    load.store(1, Ordering::Relaxed);
+    all_say(&addr_a, 0, &told(1));
+    all_say(&addr_a, 0, "max without (gateway) (load) == 9");
+    load.store(2, Ordering::Relaxed);
+    all_say(&addr_b, 0, &told(2));
+
+    // Where a third asks both, each of them is one more label.
+    let federation = format!(
+        "      - targets: [{}]\n        labels: {{ prometheus: x }}\n\
+         \x20     - targets: [{}]\n        labels: {{ prometheus: y }}\n\
+         \x20   metrics_path: /federate\n    params: {{ 'match[]': ['{{job=\"node\"}}'] }}\n",
+        two[0].addr, two[1].addr
+    );
+    let third = Server::prometheus_of(&federation, None);
+    third.query("count(load) == 8");
+    third.query(&told(2).replace("gateway)", "gateway, prometheus)"));
+
+    // One of the gateways is gone, and with it nothing but itself.
+    drop(a);
+    load.store(3, Ordering::Relaxed);
+    all_say(&both, 6, &told(3));
+    let down = "ALERTS{alertname=\"PushgatewayDown\",alertstate=\"firing\"";
+    all_say(&both, 6, &format!("{down},gateway=\"a\"}}"));
+    all_say(&both, 6, "count(ALERTS) == 1");
+    all_say(&both, 6, "count(job_instance:push_up:bool == 1) == 2");
+}
+
+#[test]
+fn without_a_label_for_each_gateway_their_series_run_together() {
+    let (a, b) = (Server::pushgateway(&[]), Server::pushgateway(&[]));
+    let work = AtomicU32::new(1000);
+    let exporter = Fake::answering(move |_| {
+        let work = work.fetch_add(1, Ordering::Relaxed);
+        text(&format!("# TYPE work_total counter\nwork_total {work}\n"))
+    });
+    let push = |gateways: &str| Run::new(&exporter.addr, gateways).end().succeeded();
+    let bare = Server::prometheus_of(&format!("      - targets: [{},{}]\n", a.addr, b.addr), None);
+    let labelled = Server::prometheus_of(&targets(&a.addr, &b.addr), None);
+    push(&format!("{},{}", a.addr, b.addr));
+    wait_for("a counter that goes back", || {
+        push(&a.addr);
+        ask(&bare.addr, "resets(work_total[10s]) > 2")
+    });
+    bare.query("count(work_total) == 1");
+    labelled.query("count(work_total) == 2");
+    labelled.query("max(resets(work_total[1m])) == 0");
 }

@@ -75,12 +75,15 @@ pub fn get(url: &str) -> Option<String> {
 
 /// The answer of the Prometheus at `addr` to a query, as soon as there is one.
 pub fn query(addr: &str, promql: &str) -> Value {
+    wait_for(promql, || ask(addr, promql))
+}
+
+/// The answer of the Prometheus at `addr` to a query, if there is one now.
+pub fn ask(addr: &str, promql: &str) -> Option<Value> {
     let query = percent_encoding::utf8_percent_encode(promql, percent_encoding::NON_ALPHANUMERIC);
-    wait_for(promql, || {
-        let page = get(&format!("http://{addr}/api/v1/query?query={query}"))?;
-        let answer: Value = serde_json::from_str(&page).unwrap();
-        answer["data"]["result"].as_array()?.first().cloned()
-    })
+    let page = get(&format!("http://{addr}/api/v1/query?query={query}"))?;
+    let answer: Value = serde_json::from_str(&page).unwrap();
+    answer["data"]["result"].as_array()?.first().cloned()
 }
 
 /// How many pushes the Pushgateway at `addr` has taken.
