@@ -407,6 +407,29 @@ fn each_form_is_pushed_if_it_is_whole_and_only_then() {
 }
 
 #[test]
+fn a_form_that_was_not_asked_for_is_refused_and_a_plainer_one_is_not() {
+    let gateway = Server::pushgateway(&[]);
+    for form in forms() {
+        let (has, body) = (|property| form.encoding.contains(property), &form.good);
+        for asked in ENCODINGS {
+            let answer = form.with_length(body);
+            let asking = Form {
+                encoding: asked,
+                head: String::new(),
+                good: Vec::new(),
+            };
+            if has("protobuf") && !asked.contains("protobuf") {
+                asking.is_refused(&gateway, &answer, "not the text format");
+            } else if has("gzip") && !asked.contains("gzip") {
+                asking.is_refused(&gateway, &answer, "encoded (gzip), unasked");
+            } else {
+                asking.is_pushed(&gateway, &answer, body);
+            }
+        }
+    }
+}
+
+#[test]
 fn in_each_form_nothing_is_no_exposition() {
     let gateway = Server::pushgateway(&[]);
     let [_, text_gzip, protobuf, protobuf_gzip] = forms();

@@ -378,13 +378,13 @@ fn exporter_rows() -> Vec<Row> {
                 "\x1f",
             ),
             5,
-            &["exporter", "gzip"],
+            &["exporter", "encoded (gzip), unasked"],
         ),
         scrape(
             "compressed, and protocol buffers were asked for",
             coded("gzip"),
             5,
-            &["exporter", "gzip"],
+            &["exporter", "encoded (gzip), unasked"],
         )
         .variables(&[("PGW_ENCODING", "protobuf")]),
         scrape(

@@ -284,6 +284,16 @@ fn a_run_excludes_those_that_would_push_the_group_to_one_of_the_same() {
         .failed(3, &["another run", &format!("PID {}", alone.id())]);
     run(&[a, c]).end().succeeded();
     end(alone);
+
+    let silent = Fake::raw(hang);
+    let prune =
+        |gateways: &[&str]| Run::new("127.0.0.1:1", &gateways.join(",")).args(&["--prune", "60"]);
+    let pruning = prune(&[a, &silent.addr]).start();
+    wait_for("the look", || silent.requests().pop());
+    let pid = format!("PID {}", pruning.id());
+    prune(&[b, a]).end().failed(3, &["another run", &pid]);
+    prune(&[b, c]).end().succeeded();
+    end(pruning);
 }
 
 #[test]
