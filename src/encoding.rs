@@ -98,6 +98,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn each_is_told_by_its_two_properties_and_goes_by_its_options_name() {
+        let (protobuf, gzip) = ([false, false, true, true], [false, true, false, true]);
+        let names = ["text", "text+gzip", "protobuf", "protobuf+gzip"];
+        for (index, encoding) in Encoding::value_variants().iter().enumerate() {
+            assert_eq!(encoding.is_protobuf(), protobuf[index]);
+            assert_eq!(encoding.is_gzip(), gzip[index]);
+            assert_eq!(Encoding::of(protobuf[index], gzip[index]), *encoding);
+            assert_eq!(encoding.to_string(), names[index]);
+            // What is asked for first is what is taken for it.
+            let first = encoding.accept().split(", ").next().unwrap();
+            assert_eq!(is_protobuf(first), Some(protobuf[index]));
+            assert!(encoding.accept().contains("text/plain; version=0.0.4"));
+            let coding = if gzip[index] { "gzip" } else { "identity" };
+            assert_eq!(encoding.accept_encoding(), coding);
+        }
+    }
+
+    #[test]
     fn media_types_are_told_apart() {
         for (media_type, expected) in [
             ("text/plain", Some(false)),

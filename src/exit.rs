@@ -111,4 +111,27 @@ mod tests {
         assert_eq!(Status::of(&failure.unwrap_err()), Status::GatewayRefused);
         assert_eq!(Status::of(&anyhow::anyhow!("odd")), Status::Unexpected);
     }
+
+    #[test]
+    fn of_several_failures_the_highest_status_ends_the_run() {
+        use Status::{GatewayRefused, GatewayUnreachable, Unexpected, Usage};
+        for (statuses, expected) in [
+            (&[GatewayUnreachable][..], GatewayUnreachable),
+            (
+                &[GatewayUnreachable, GatewayUnreachable],
+                GatewayUnreachable,
+            ),
+            (&[GatewayUnreachable, GatewayRefused], GatewayRefused),
+            (&[GatewayRefused, GatewayUnreachable], GatewayRefused),
+            (&[Unexpected, GatewayUnreachable], GatewayUnreachable),
+            // None of them would be success.
+            (&[], Unexpected),
+        ] {
+            let failures = statuses.iter().map(|status| status.because("no"));
+            assert_eq!(Failures(failures.collect()).status(), expected);
+        }
+        let one = Failures::from(Usage.because("no"));
+        assert_eq!((one.0.len(), one.status()), (1, Usage));
+        assert_eq!(Failures::from(anyhow::anyhow!("odd")).status(), Unexpected);
+    }
 }

@@ -239,6 +239,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_plain_text_stays_as_it_is() {
+        let family = &b"\x05\x0a\x01a\x22\0"[..];
+        let gzip = &b"\x1f\x8b\x08\0\0\0\0\0\0\x03\0\0\0\0\0\0\x01\0\0\0"[..];
+        let empty = &[&gzip[..16], &[0; 4]].concat()[..];
+        for (encoding, good, bad) in [
+            (Encoding::Protobuf, family, &b"\x03\x0a\x01a"[..]),
+            (Encoding::TextGzip, gzip, empty),
+            (Encoding::ProtobufGzip, gzip, empty),
+        ] {
+            let check = |body: &[u8]| Exposition::new(body.into(), "a/b".into(), encoding);
+            let found = check(good).unwrap();
+            assert_eq!((&*found.content_type, found.encoding), ("a/b", encoding));
+            assert_eq!(found.body, good);
+            assert_eq!(check(bad).unwrap_err(), "the answer has no sample");
+            assert_eq!(check(b"").unwrap_err(), "the answer is empty");
+            assert!(check(b"a 1\n").is_err(), "{encoding}");
+        }
+    }
+
+    #[test]
     fn an_excerpt_is_one_short_line() {
         assert_eq!(excerpt(b" a\r\n\tb \xff\n"), "a b \u{fffd}");
         assert_eq!(excerpt("ü".repeat(1000).as_bytes()).chars().count(), 303);

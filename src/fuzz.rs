@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime};
 use std::{env, iter, thread};
 
 use anyhow::Result;
+use clap::ValueEnum as _;
 use ureq::http::{Method, Uri};
 
 use crate::access::Access;
@@ -53,6 +54,37 @@ const CHUNKED: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\
 
 const HINTED: &str = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n\
     HTTP/1.0 200 OK\r\nContent-Length: 9\r\nConnection: keep-alive\r\n\r\nup 1\nc 2\n";
+
+/// The four forms: the head, metrics, and a body that is whole, too, but of none.
+const FORMS: [(&str, &[u8], &[u8]); 4] = [
+    (
+        "Content-Type: text/plain; version=0.0.4\r\n",
+        b"# HELP up b\nup{a=\"b\"} 1\nload 0.5\n",
+        b"# HELP up b\n# TYPE up gauge\n\n",
+    ),
+    (
+        "Content-Type: text/plain; version=0.0.4\r\nContent-Encoding: gzip\r\n",
+        b"\x1f\x8b\x08\0\0\0\0\0\x02\x03SV\xf0p\xf5\x09P(-PH\xe2*-\xa8N\xb4UJR\xaaU0\xe4\
+          \xca\xc9OLQ0\xd03\xe5\x02\0<\x12j\xfd!\0\0\0",
+        b"\x1f\x8b\x08\0\0\0\0\0\x02\x03\x03\0\0\0\0\0\0\0\0\0",
+    ),
+    (
+        "Content-Type: application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; \
+         encoding=delimited\r\n",
+        b"!\n\x02up\x12\x04help\x18\x01\"\x13\n\x06\n\x01a\x12\x01b\x12\x09\x09\0\0\0\0\0\0\xf0?\
+          1\n\x04load\x18\x01\"\x0b\x12\x09\x09\0\0\0\0\0\0\xe0?\
+          \"\x1a\n\x06\n\x01a\x12\x01b\x12\x09\x09\0\0\0\0\0\0\0@0\x80\xd0\x95\xff\xbc1",
+        b"\x0c\n\x02up\x12\x04help\x18\x01\x06\n\x04load",
+    ),
+    (
+        "Content-Type: application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; \
+         encoding=delimited\r\nContent-Encoding: gzip\r\n",
+        b"\x1f\x8b\x08\0\0\0\0\0\x02\x03S\xe4b*-\x10b\xc9H\xcd)\x90`T\x12\xe6b\xe3bL\x14bL\x12\
+          \xe2\xe4d\0\x83\x0f\xf6\x86\\,9\xf9\x89)@Yn\xb8\xe8\x03{%)\x0c\xa5\x0c\x0e\x06\x0d\
+          \x17\xa6\xfe\xdfc\x08\0\x8b+e\xeeT\0\0\0",
+        b"\x1f\x8b\x08\0\0\0\0\0\x02\x03\x03\0\0\0\0\0\0\0\0\0",
+    ),
+];
 
 const TAKEN: &str = "HTTP/1.1 202 Accepted\r\nDate: Sun, 22 Nov 2026 12:00:00 GMT\r\n\
     Content-Length: 0\r\n\r\n";
@@ -122,6 +154,8 @@ const TOKENS: &[&str] = &[
     "999",
     "version=1.0.0",
     "charset=utf-16",
+    "encoding=text",
+    "proto=a.B",
     "é",
     "\u{feff}",
     "push_time_seconds{job=\"k\"} 1\n",
@@ -137,9 +171,12 @@ const HEADERS: &[&str] = &[
     "Transfer-Encoding: gzip\r\n",
     "Content-Encoding: gzip\r\n",
     "Content-Encoding: identity\r\n",
+    "Content-Encoding: deflate\r\n",
     "Content-Type: text/html\r\n",
     "Content-Type: Text/HTML\r\n",
     "Content-Type: text/plain\r\n",
+    "Content-Type: application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; \
+     encoding=delimited\r\n",
     "Connection: close\r\n",
     "Location: file:///etc/passwd\r\n",
     "Date: yesterday\r\n",
@@ -180,8 +217,8 @@ impl Random {
     }
 
     /// What an answer may become on its way through bad hands.
-    fn mutate(&mut self, answer: &str) -> Vec<u8> {
-        let mut bytes = answer.as_bytes().to_vec();
+    fn mutate(&mut self, answer: impl AsRef<[u8]>) -> Vec<u8> {
+        let mut bytes = answer.as_ref().to_vec();
         // Often one only: most of what comes through is nearly right.
         let times = self.pick(&[0, 1, 1, 1, 1, 2, 2, 3, 5, 9]);
         for _ in 0..times {
@@ -380,25 +417,48 @@ impl Answer {
         named.map(|(_, value)| &value[..]).collect()
     }
 
+    /// Whether it is of protocol buffers; `None` if it is no text either.
+    fn is_protobuf(&self) -> Option<bool> {
+        let types = self.all("content-type");
+        let Some(first) = types.first() else {
+            return Some(false);
+        };
+        let text = String::from_utf8_lossy(first).to_ascii_lowercase();
+        let mut parts = text.split(';').map(str::trim);
+        let name = parts.next().filter(|_| types.len() == 1)?;
+        let parts: Vec<_> = parts.collect();
+        let all = |name: &str| -> Vec<&str> {
+            let values = parts.iter().filter_map(|part| part.strip_prefix(name));
+            // Half a quote makes no other value of it.
+            values.map(|value| value.trim_matches('"')).collect()
+        };
+        let is_one = |values: &[&str], one: &str| values.iter().all(|value| *value == one);
+        let (proto, encoding) = (all("proto="), all("encoding="));
+        let is_told = !proto.is_empty() && !encoding.is_empty();
+        let is_family = is_one(&proto, "io.prometheus.client.metricfamily");
+        match name {
+            "text/plain" => is_one(&all("version="), "0.0.4").then_some(false),
+            "application/vnd.google.protobuf" => {
+                (is_told && is_family && is_one(&encoding, "delimited")).then_some(true)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether it is compressed with gzip; `None` if it is encoded in another way.
+    fn is_gzip(&self) -> Option<bool> {
+        let encodings = self.all("content-encoding");
+        let is_plain = |e: &&[u8]| e.is_empty() || e.eq_ignore_ascii_case(b"identity");
+        match encodings[..] {
+            [one] if one.eq_ignore_ascii_case(b"gzip") => Some(true),
+            _ => encodings.iter().all(is_plain).then_some(false),
+        }
+    }
+
     /// The body, if all of it is there, as text and unencoded.
     fn text(&self) -> Option<&[u8]> {
-        let types = self.all("content-type");
-        let is_text = types.is_empty() || {
-            let text = String::from_utf8_lossy(types[0]).to_ascii_lowercase();
-            let mut parts = text.split(';').map(str::trim);
-            types.len() == 1
-                && parts.next() == Some("text/plain")
-                // Half a quote makes no other version of it.
-                && parts
-                    .filter_map(|part| part.strip_prefix("version="))
-                    .all(|version| version.trim_matches('"') == "0.0.4")
-        };
-        let encodings = self.all("content-encoding").into_iter();
-        let is_plain = |e: &[u8]| e.is_empty() || e.eq_ignore_ascii_case(b"identity");
-        match is_text && encodings.into_iter().all(is_plain) {
-            true => self.body.as_deref(),
-            false => None,
-        }
+        let is_text = self.is_protobuf() == Some(false) && self.is_gzip() == Some(false);
+        self.body.as_deref().filter(|_| is_text)
     }
 }
 
@@ -504,12 +564,69 @@ fn is_exposition(body: &[u8]) -> bool {
         })
 }
 
+/// Whether something is compressed, by the ends of it.
+fn is_zipped(body: &[u8]) -> bool {
+    body.starts_with(b"\x1f\x8b\x08") && !body.ends_with(b"\0\0\0\0")
+}
+
+/// Whether families follow each other, each after its length and with a name, and one has a metric.
+fn are_families(mut body: &[u8]) -> bool {
+    let mut metrics = 0;
+    while !body.is_empty() {
+        let fields = after_length(&mut body).and_then(fields).unwrap_or_default();
+        let count = |number| fields.iter().filter(|(n, _)| *n == number).count();
+        let is_named = |(n, value): &(u64, &[u8])| *n == 1 && !value.is_empty();
+        if !fields.iter().any(is_named) {
+            return false;
+        }
+        metrics += count(4);
+    }
+    metrics > 0
+}
+
+/// The numbers and the contents of a message's fields that have a length.
+fn fields(mut message: &[u8]) -> Option<Vec<(u64, &[u8])>> {
+    let mut fields = Vec::new();
+    while !message.is_empty() {
+        let key = varint(&mut message)?;
+        match key % 8 {
+            0 => drop(varint(&mut message)?),
+            1 => message = message.get(8..)?,
+            2 => fields.push((key / 8, after_length(&mut message)?)),
+            5 => message = message.get(4..)?,
+            _ => return None,
+        }
+        if key < 8 {
+            return None;
+        }
+    }
+    Some(fields)
+}
+
+fn after_length<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = varint(bytes)?;
+    let content = bytes.get(..length as usize)?;
+    *bytes = &bytes[content.len()..];
+    Some(content)
+}
+
+fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    let end = bytes.iter().take(10).position(|byte| *byte < 0x80)?;
+    let (number, rest) = bytes.split_at(end + 1);
+    *bytes = rest;
+    // Of what is beyond 64 bits, nothing is left.
+    let digits = number.iter().rev().map(|byte| u64::from(byte & 0x7f));
+    Some(digits.fold(0, |number, digit| number << 7 | digit))
+}
+
 /// One case: a phase, and a server that follows a random script.
 struct Case {
     random: Random,
     url: String,
     script: Script,
     limit: Duration,
+    /// What an exporter is asked for.
+    asked: Encoding,
 }
 
 impl Case {
@@ -530,6 +647,7 @@ impl Case {
             end,
         };
         Case {
+            asked: random.pick(Encoding::value_variants()),
             random,
             url: format!("http://{addr}"),
             script,
@@ -545,7 +663,7 @@ impl Case {
             client: Client::new(Access::default(), None, true),
             landing_page: self.uri("/"),
             metrics: self.uri("/metrics"),
-            encoding: Encoding::Text,
+            encoding: self.asked,
             probe_timeout: self.limit,
             scrape_timeout: self.limit,
             max_bytes: MAX_BYTES,
@@ -584,8 +702,21 @@ impl Case {
                 probed.is_ok()
             }
             2..=9 => {
-                let from = self.random.pick(&from[..5]);
-                self.script.answer = self.random.mutate(from);
+                self.script.answer = match self.random.below(4) {
+                    0 | 1 => {
+                        let from = self.random.pick(&from[..5]);
+                        self.random.mutate(from)
+                    }
+                    // The body or the answer around it: one of them is what it was.
+                    form => {
+                        let (head, metrics, none) = self.random.pick(&FORMS);
+                        let body = self.random.pick(&[metrics, metrics, metrics, none]);
+                        match form {
+                            2 => whole(head, &self.random.mutate(body)),
+                            _ => self.random.mutate(whole(head, body)),
+                        }
+                    }
+                };
                 let exporter = self.exporter();
                 match self.random.below(4) {
                     0 => self.script.first = self.random.mutate(PROBE),
@@ -686,14 +817,31 @@ impl Case {
     fn believed(&self, exposition: &Exposition) {
         let answer = Answer::read(&self.script.answer).expect("no answer");
         assert_eq!(answer.status, 200);
-        let mut body = answer.text().expect("no whole text").to_vec();
-        assert!(is_exposition(&body), "no exposition");
+        let form = answer.is_protobuf().zip(answer.is_gzip());
+        let (is_protobuf, is_gzip) = form.expect("no form that there is");
+        let asked = self.asked.to_string();
+        assert!(!is_protobuf || asked.starts_with("protobuf"), "unasked");
+        assert!(!is_gzip || asked.ends_with("gzip"), "unasked");
+        assert_eq!(exposition.encoding, Encoding::of(is_protobuf, is_gzip));
+        let mut body = answer.body.expect("no whole body");
         assert!(body.len() as u64 <= MAX_BYTES);
-        if !body.ends_with(b"\n") {
+        match (is_protobuf, is_gzip) {
+            (_, true) => assert!(is_zipped(&body), "not compressed"),
+            (true, _) => assert!(are_families(&body), "no families"),
+            _ => assert!(is_exposition(&body), "no exposition"),
+        }
+        if !is_protobuf && !is_gzip && !body.ends_with(b"\n") {
             body.push(b'\n');
         }
         assert!(body == exposition.body, "another body");
     }
+}
+
+/// An answer with a length.
+fn whole(head: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!("HTTP/1.1 200 OK\r\n{head}Content-Length: {length}\r\n\r\n");
+    [head.as_bytes(), body].concat()
 }
 
 fn number(name: &str, default: usize) -> usize {
@@ -709,6 +857,10 @@ fn whatever_a_server_sends_nothing_false_is_believed() {
     for whole in [PROBE, SCRAPE, CHUNKED, HINTED, TAKEN, REFUSED, MOVED, PAGE] {
         let answer = Answer::read(whole.as_bytes()).unwrap();
         assert!(answer.body.is_some(), "{whole}");
+    }
+    let judges = [is_exposition, is_zipped, are_families, is_zipped];
+    for ((_, metrics, none), judge) in FORMS.into_iter().zip(judges) {
+        assert!(judge(metrics) && !judge(none));
     }
     let next = Arc::new(AtomicUsize::new(0));
     let (done, ended) = mpsc::channel();

@@ -157,3 +157,81 @@ fn remedy(status: StatusCode, words: &str) -> Option<String> {
         _ => access_remedy(status, words, "pgw")?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::access::Access;
+
+    fn gateways(hosts: &[&str]) -> Vec<(Gateway, Uri)> {
+        let gateways = hosts.iter().map(|host| {
+            let gateway = Gateway {
+                client: Client::new(Access::default(), None, false),
+                address: host.parse().unwrap(),
+                method: Method::POST,
+                timeout: Duration::from_secs(1),
+            };
+            let url = gateway.address.join("metrics").unwrap();
+            (gateway, url)
+        });
+        gateways.collect()
+    }
+
+    #[test]
+    fn all_are_served_at_the_same_time() {
+        let begun = AtomicUsize::new(0);
+        let start = Instant::now();
+        // None ends before all have begun.
+        let ended = at_each(&gateways(&["a", "b", "c", "d"]), |_, _| {
+            begun.fetch_add(1, Ordering::SeqCst);
+            while begun.load(Ordering::SeqCst) < 4 {
+                anyhow::ensure!(start.elapsed() < Duration::from_secs(30), "it is alone");
+                thread::yield_now();
+            }
+            Ok(())
+        });
+        ended.unwrap();
+    }
+
+    #[test]
+    fn each_failure_is_told_in_the_order_of_the_gateways() {
+        let all = gateways(&["a", "b", "c", "d", "e"]);
+        // The later ones end first.
+        let ended = AtomicUsize::new(5);
+        let start = Instant::now();
+        let failures = at_each(&all, |gateway, url| {
+            assert!(url.to_string().starts_with(&gateway.address.to_string()));
+            let place = usize::from(url.host().unwrap().as_bytes()[0] - b'a');
+            while ended.load(Ordering::SeqCst) > place + 1 {
+                anyhow::ensure!(start.elapsed() < Duration::from_secs(30), "it is alone");
+                thread::yield_now();
+            }
+            ended.fetch_sub(1, Ordering::SeqCst);
+            anyhow::ensure!(place % 2 == 0, "{place}");
+            Err(Status::GatewayUnreachable.because(place.to_string()))
+        });
+        let said: Vec<_> = failures
+            .unwrap_err()
+            .0
+            .iter()
+            .map(|e| e.to_string())
+            .collect();
+        assert_eq!(said, ["0", "1", "2", "3", "4"]);
+
+        let failures = at_each(&all, |_, url| match url.host() {
+            Some("b" | "e") => Err(Status::GatewayRefused.because(url.to_string())),
+            _ => Ok(()),
+        });
+        let said: Vec<_> = failures
+            .unwrap_err()
+            .0
+            .iter()
+            .map(|e| e.to_string())
+            .collect();
+        assert_eq!(said, ["http://b/metrics", "http://e/metrics"]);
+        assert!(at_each(&all, |_, _| Ok(())).is_ok());
+        assert!(at_each(&[], |_, _| Err(anyhow::anyhow!("nobody asked"))).is_ok());
+    }
+}

@@ -11,6 +11,8 @@ use std::time::{Duration, SystemTime};
 pub struct Request {
     pub head: String,
     pub body: Vec<u8>,
+    /// What the server that the fake is in front of has answered.
+    pub reply: Vec<u8>,
 }
 
 impl Request {
@@ -23,12 +25,21 @@ impl Request {
     }
 
     pub fn length(&self) -> usize {
-        let head = self.head.to_ascii_lowercase();
-        let length = head
-            .lines()
-            .find_map(|line| line.strip_prefix("content-length: "));
-        length.map_or(0, |length| length.trim().parse().unwrap())
+        self.header("content-length")
+            .map_or(0, |length| length.parse().unwrap())
     }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        header(&self.head, name)
+    }
+}
+
+/// What the head of a request or an answer says under this name.
+pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| {
+        let (found, value) = line.split_once(':')?;
+        found.eq_ignore_ascii_case(name).then(|| value.trim())
+    })
 }
 
 /// A server that answers as it is told. It ends with the process.
@@ -90,7 +101,7 @@ impl Fake {
         Fake { addr, requests }
     }
 
-    /// What passes to and from the server at `addr`, remembering the requests.
+    /// What passes to and from the server at `addr`, remembering the requests and the replies.
     pub fn in_front_of(addr: &str) -> Fake {
         Fake::meddling(addr, |_| None)
     }
@@ -118,9 +129,10 @@ impl Fake {
                     .replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
                 server.write_all(head.as_bytes()).unwrap();
                 server.write_all(&request.body).unwrap();
-                seen.lock().unwrap().push(request);
                 let mut reply = Vec::new();
                 server.read_to_end(&mut reply).unwrap();
+                request.reply.clone_from(&reply);
+                seen.lock().unwrap().push(request);
                 if reply.is_empty() || stream.write_all(&reply).is_err() {
                     return;
                 }
@@ -166,8 +178,10 @@ pub fn read_head(stream: &mut TcpStream) -> Option<Request> {
         head.push(byte[0]);
     }
     let head = String::from_utf8(head).unwrap();
-    let body = Vec::new();
-    Some(Request { head, body })
+    Some(Request {
+        head,
+        ..Request::default()
+    })
 }
 
 fn read_body(stream: &mut TcpStream, request: &mut Request) {

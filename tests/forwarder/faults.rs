@@ -14,6 +14,12 @@ use crate::stage::{Ended, Run, Server, families, free_port};
 /// What a good exporter says.
 pub const GOOD: &str = "# HELP a_metric What it is.\n# TYPE a_metric gauge\na_metric{b=\"c\"} 42\n";
 
+/// A message of protocol buffers: `b_metric 42`, of no type.
+const MESSAGE: &str = "\x19\x0a\x08b_metric\x18\x03\x22\x0b\x2a\x09\x09\0\0\0\0\0\0E@";
+
+/// Asks for the form that allows all others.
+const ANY: &[(&str, &str)] = &[("PGW_ENCODING", "protobuf+gzip")];
+
 /// What the other side of a row got to see in the end.
 #[derive(Debug, PartialEq)]
 pub enum Stored {
@@ -148,6 +154,15 @@ fn exporter_rows() -> Vec<Row> {
     late.truncate(late.len() - 20);
     const SHORT: &[(&str, &str)] = &[("EXPORTER_SCRAPE_TIMEOUT", "1")];
     const SMALL: &[(&str, &str)] = &[("EXPORTER_MAX_BYTES", "1000")];
+    let protobuf = |parameters: &str| {
+        let name = "Content-Type: application/vnd.google.protobuf";
+        answer(200, &format!("{name}{parameters}\r\n"), MESSAGE)
+    };
+    let delimited = "; proto=io.prometheus.client.MetricFamily; encoding=delimited";
+    let coded = |coding: &str| {
+        let headers = format!("Content-Type: text/plain\r\nContent-Encoding: {coding}\r\n");
+        answer(200, &headers, GOOD)
+    };
 
     vec![
         Row {
@@ -363,8 +378,98 @@ fn exporter_rows() -> Vec<Row> {
                 "\x1f",
             ),
             5,
-            &["exporter", "gzip"],
+            &["exporter", "encoded (gzip), unasked"],
         ),
+        scrape(
+            "compressed, and protocol buffers were asked for",
+            coded("gzip"),
+            5,
+            &["exporter", "encoded (gzip), unasked"],
+        )
+        .variables(&[("PGW_ENCODING", "protobuf")]),
+        scrape(
+            "compressed in another way than asked for",
+            coded("zstd"),
+            5,
+            &["exporter", "zstd"],
+        )
+        .variables(ANY),
+        scrape(
+            "compressed twice",
+            coded("gzip, gzip"),
+            5,
+            &["exporter", "gzip, gzip"],
+        )
+        .variables(ANY),
+        scrape(
+            "protocol buffers, unasked",
+            protobuf(delimited),
+            5,
+            &["exporter", "vnd.google.protobuf"],
+        ),
+        scrape(
+            "protocol buffers, and compressed text was asked for",
+            protobuf(delimited),
+            5,
+            &["exporter", "vnd.google.protobuf"],
+        )
+        .variables(&[("PGW_ENCODING", "text+gzip")]),
+        scrape("protocol buffers", protobuf(delimited), 0, &[])
+            .stores(MESSAGE)
+            .variables(ANY),
+        scrape(
+            "other protocol buffers than asked for",
+            protobuf(&delimited.replace("MetricFamily", "Metric")),
+            5,
+            &["exporter", "client.Metric;"],
+        )
+        .variables(ANY),
+        scrape(
+            "protocol buffers as text",
+            protobuf(&delimited.replace("delimited", "text")),
+            5,
+            &["exporter", "encoding=text"],
+        )
+        .variables(ANY),
+        scrape(
+            "compact protocol buffers",
+            protobuf(&delimited.replace("delimited", "compact-text")),
+            5,
+            &["exporter", "encoding=compact-text"],
+        )
+        .variables(ANY),
+        scrape(
+            "protocol buffers of who knows what",
+            protobuf(""),
+            5,
+            &["exporter", "vnd.google.protobuf"],
+        )
+        .variables(ANY),
+        scrape(
+            "another version of the text format, and any form was asked for",
+            answer(200, "Content-Type: text/plain; version=1.0.0\r\n", GOOD),
+            5,
+            &["exporter", "version=1.0.0"],
+        )
+        .variables(ANY),
+        scrape(
+            "HTML, and any form was asked for",
+            html(),
+            5,
+            &["exporter", "text/html"],
+        )
+        .variables(ANY),
+        scrape(
+            "OpenMetrics, and any form was asked for",
+            answer(
+                200,
+                "Content-Type: application/openmetrics-text; version=1.0.0\r\n",
+                "a_total 1\n# EOF\n",
+            ),
+            5,
+            &["exporter", "openmetrics"],
+        )
+        .variables(ANY),
         scrape(
             "cut short, with a length",
             cut_length.into(),

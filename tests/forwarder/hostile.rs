@@ -301,6 +301,8 @@ fn bodies() -> Vec<Row> {
     let coded = |coding: &str| head(&format!("Transfer-Encoding: {coding}\r\n"), &chunk_of(GOOD));
     let zipped = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Encoding: gzip\r\n";
     let plain = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n";
+    let protobuf = "HTTP/1.1 200 OK\r\nContent-Type: application/vnd.google.protobuf; \
+        proto=io.prometheus.client.MetricFamily; encoding=delimited\r\n";
     let long = "x".repeat(7000);
     const NOTHING: &[&str] = &["exporter", "nothing was pushed"];
     vec![
@@ -408,6 +410,20 @@ fn bodies() -> Vec<Row> {
             5,
             &["exporter", "encoded (gzip)"],
         ),
+        scrape(
+            "a family of the greatest length",
+            binary(protobuf, &[&[0xff; 9][..], &[1], GOOD.as_bytes()].concat()),
+            5,
+            &["exporter", "family 1 is no whole"],
+        )
+        .variables(&[("PGW_ENCODING", "protobuf")]),
+        scrape(
+            "a million families of nothing",
+            binary(protobuf, &[0; 1_000_000]),
+            5,
+            &["exporter", "family 1 is no whole"],
+        )
+        .variables(&[("PGW_ENCODING", "protobuf")]),
         scrape(
             "a bomb as text",
             binary(plain, &bomb),
@@ -687,6 +703,18 @@ fn a_server_that_means_harm_gets_its_status_and_a_short_line() {
     let little = [heads(), bodies()].into_iter().flatten();
     let rows = little.map(|row| row.within(LITTLE)).chain(unasked());
     run_all(&rows.collect::<Vec<_>>(), &pushgateway);
+}
+
+#[test]
+fn a_bomb_that_was_asked_for_is_unpacked_by_the_gateway_alone() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Encoding: gzip\r\n";
+    let bomb = binary(head, &bomb());
+    let exporter = Fake::alive(move |stream| stream.write_all(&bomb).unwrap_or_default());
+    let gateway = Server::pushgateway(&[]);
+    let run = Run::new(&exporter.addr, &gateway.addr).env("PGW_ENCODING", "text+gzip");
+    let ended = run.within(LITTLE).end();
+    ended.failed(7, &["gateway", "refused: 400", "parsing"]);
+    assert!(gateway.groups().is_empty());
 }
 
 #[test]

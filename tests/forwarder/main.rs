@@ -2,6 +2,7 @@
 
 mod compose;
 mod demo;
+mod encodings;
 mod fake;
 mod faults;
 mod hostile;
@@ -14,4 +15,5 @@ mod node;
 mod pipeline;
 mod prune;
 mod secured;
+mod several;
 mod stage;

@@ -75,12 +75,15 @@ pub fn get(url: &str) -> Option<String> {
 
 /// The answer of the Prometheus at `addr` to a query, as soon as there is one.
 pub fn query(addr: &str, promql: &str) -> Value {
+    wait_for(promql, || ask(addr, promql))
+}
+
+/// The answer of the Prometheus at `addr` to a query, if there is one now.
+pub fn ask(addr: &str, promql: &str) -> Option<Value> {
     let query = percent_encoding::utf8_percent_encode(promql, percent_encoding::NON_ALPHANUMERIC);
-    wait_for(promql, || {
-        let page = get(&format!("http://{addr}/api/v1/query?query={query}"))?;
-        let answer: Value = serde_json::from_str(&page).unwrap();
-        answer["data"]["result"].as_array()?.first().cloned()
-    })
+    let page = get(&format!("http://{addr}/api/v1/query?query={query}"))?;
+    let answer: Value = serde_json::from_str(&page).unwrap();
+    answer["data"]["result"].as_array()?.first().cloned()
 }
 
 /// How many pushes the Pushgateway at `addr` has taken.
@@ -153,6 +156,16 @@ impl Server {
         Server::exporter("127.0.0.1", "", &[&config])
     }
 
+    /// A node_exporter that tells what the files in this directory say, and of the host nothing.
+    pub fn textfile_exporter(directory: &Path) -> Server {
+        let args = [
+            "--collector.disable-defaults",
+            "--collector.textfile",
+            &format!("--collector.textfile.directory={}", directory.display()),
+        ];
+        Server::exporter("127.0.0.1", "/", &args)
+    }
+
     fn exporter(host: &str, ready: &str, extra: &[&str]) -> Server {
         let names = ["prometheus-node-exporter", "node_exporter"];
         Server::start(&names, host, ready, |addr, _| {
@@ -198,13 +211,19 @@ impl Server {
     /// A Prometheus as deploy/prometheus has it, but for the places of things and for its patience:
     /// to its rules a minute is a second or less, and a push is old after [`OLD`] seconds.
     pub fn prometheus(gateway: &Server, alertmanager: Option<&Server>) -> Server {
+        let targets = format!("      - targets: [{}]\n", gateway.addr);
+        Server::prometheus_of(&targets, alertmanager)
+    }
+
+    /// The same with these lines in the place of the one that names the gateway.
+    pub fn prometheus_of(targets: &str, alertmanager: Option<&Server>) -> Server {
         Server::start(
             &["prometheus"],
             "127.0.0.1",
             "/-/ready",
             |addr, directory| {
                 let mut config = replace(&deployed("prometheus.yml"), "15s", "1s");
-                config = replace(&config, "gateway:9091", &gateway.addr);
+                config = replace(&config, "      - targets: [gateway:9091]\n", targets);
                 config = replace(&config, "localhost:9090", addr);
                 if let Some(alertmanager) = alertmanager {
                     let target = &alertmanager.addr;
