@@ -132,6 +132,8 @@ unit_file=/etc/systemd/system/exporter.service
 tmpfiles=/etc/tmpfiles.d/pgw-forwarder.conf
 run_directory=/run/pgw-forwarder
 access=/etc/pgw-forwarder
+# What cron's user alone can read, in the order of PGW_CACERT, PASSWORD_FILE, TOKEN_FILE, CERT, KEY.
+access_files="$access/ca.crt $access/password $access/token $access/client.crt $access/client.key"
 state=/var/lib/pgw-forwarder
 # What uninstalling has to know: the files, users and packages that this script has added.
 made=$state/made
@@ -244,8 +246,7 @@ is_ours() {
 }
 
 refuse_what_is_not_ours() {
-    for file in "$cron_file" "$tmpfiles" "$unit_file" "$access/ca.crt" "$access/password" "$access/token" \
-        "$access/client.crt" "$access/client.key"; do
+    for file in "$cron_file" "$tmpfiles" "$unit_file" $access_files; do
         [ ! -e "$file" ] || is_ours "$file" || [ "$no_exporter:$file" = "yes:$unit_file" ] ||
             err "$file is there, but not from this script: move it away; nothing was changed"
     done
@@ -528,9 +529,11 @@ start_cron() {
 }
 
 put_crontab() {
-    crontab=$(make_crontab "${pgw_cacert:+$access/ca.crt}" "${pgw_user:+$access/password}" \
-        "${pgw_token_file:+$access/token}${token:+$access/token}" "${pgw_cert:+$access/client.crt}" \
-        "${pgw_key:+$access/client.key}")
+    # shellcheck disable=SC2086 # a list of names
+    set -- $access_files
+    # Those of them that are needed.
+    set -- "${pgw_cacert:+$1}" "${pgw_user:+$2}" "${pgw_token_file:+$3}${token:+$3}" "${pgw_cert:+$4}" "${pgw_key:+$5}"
+    crontab=$(make_crontab "$@")
     mode=644
     case $crontab in
         # cron reads it as root; a secret is nobody else's business.
@@ -544,29 +547,26 @@ put_crontab() {
         step "delete the metrics of the former settings" delete_group
         [ -n "$dry_run" ] || [ "$status" = 0 ] || warn "they are still on the gateway, see above"
     fi
-    needed=
-    put_access ca.crt "$pgw_cacert" ''
-    put_access password "$pgw_password_file" "$password"
-    put_access token "$pgw_token_file" "$token"
-    put_access client.crt "$pgw_cert" ''
-    put_access client.key "$pgw_key" ''
+    put_access "$1" "$pgw_cacert" ''
+    put_access "$2" "$pgw_password_file" "$password"
+    put_access "$3" "$pgw_token_file" "$token"
+    put_access "$4" "$pgw_cert" ''
+    put_access "$5" "$pgw_key" ''
     put "$mode" "$cron_file" "$crontab"
     # Last: what is not needed any more may be what the others were made of.
-    for name in ca.crt password token client.crt client.key; do
-        case " $needed " in
-            *" $name "*) ;;
-            *) ! is_ours "$access/$name" || [ ! -e "$access/$name" ] ||
-                step "remove $access/$name" rm -f "$access/$name" ;;
+    for file in $access_files; do
+        case " $* " in
+            *" $file "*) ;;
+            *) ! is_ours "$file" || [ ! -e "$file" ] || step "remove $file" rm -f "$file" ;;
         esac
     done
 }
 
-# put_access NAME FILE TEXT: gives cron's user a copy of the file, or the text, if there is either.
+# put_access TO FILE TEXT: gives cron's user a copy of the file, or the text, if there is either.
 put_access() {
     [ -n "$2$3" ] || return 0
-    needed="$needed $1"
-    remember_file "$access/$1"
-    step "write $access/$1" write_access "$access/$1" "$2" "$3"
+    remember_file "$1"
+    step "write $1" write_access "$@"
 }
 
 write_access() {
