@@ -39,7 +39,8 @@ port of it is open. Run it again, also after an interruption, and the same is th
                          (all of these are copied to where only cron's user can read them)
   --exporter-addr ADDR   where node_exporter listens (127.0.0.1:9014)
   --schedule 'M H D M W' when cron runs it ('*/1 * * * *')
-  --splay SECONDS        spread the fleet's pushes over this many seconds of the minute
+  --splay SECONDS        spread the fleet's pushes over this many seconds after that (30, or what the
+                         time limits of a run leave until the next)
   --extra 'ARG...'       further arguments for pgw-forwarder, as in a shell
   --prefix DIR           the program goes into DIR/bin (/usr/local)
   --user NAME            cron runs it as this user, who is made if missing (pgw-forwarder)
@@ -320,6 +321,7 @@ check_options() {
         :127.*:[1-9]* | :localhost:[1-9]* | :\[::1\]:[1-9]*) ;;
         *) wrong "--exporter-addr: it is to listen for this host only: give 127.0.0.1:port" ;;
     esac
+    fit_splay
     [ -x "$binary" ] || return 0 # A dry run does not build.
     settings=$(mktemp)
     # With the files where they are now, and in the place of secrets that are in none something else.
@@ -356,6 +358,33 @@ is_schedule() {
             }
         }
         END { exit bad }'
+}
+
+# Chooses the splay, or judges the one that is given: with it and its time limits, a run ends some
+# seconds before the next one begins.
+fit_splay() {
+    splay=$(SPLAY=$splay SCHEDULE=$schedule EXTRA=$extra awk 'BEGIN {
+        # It begins a minute later, unless the first field tells that it is more.
+        split(ENVIRON["SCHEDULE"], field)
+        minutes = field[1] ~ /[*,-]/ ? 1 : 60
+        if (sub(/^\*\//, "", field[1]) && 60 % field[1] == 0) minutes = field[1]
+        most = minutes * 60 - 5
+        split("probe 2 scrape 10 push 10", limit)
+        for (i = 1; i < 6; i += 2) {
+            if (match(ENVIRON["EXTRA"], "--" limit[i] "-timeout[= ]+[0-9][^ ]*")) {
+                limit[i + 1] = substr(ENVIRON["EXTRA"], RSTART, RLENGTH)
+                sub(/[^0-9]*/, "", limit[i + 1])
+            }
+            most -= limit[i + 1]
+        }
+        if (most < 0) most = 0
+        splay = ENVIRON["SPLAY"]
+        if (splay == "") splay = most < 30 ? most : 30
+        is_too_long = splay + 0 > most
+        print is_too_long ? most : splay
+        exit is_too_long
+    }') || wrong "--splay: the time limits of a run leave $splay seconds for it until the next run; give \
+shorter ones, as in --extra '--scrape-timeout 3 --push-timeout 5'"
 }
 
 find_exporter() {
@@ -643,10 +672,12 @@ as_cron() {
         "$(command -v runuser)" -u "${cron_user##* }" -- sh -c "$command $*"
 }
 
-# after_cron ARG...: as_cron, once cron's own run is done, if it was faster; sets $status.
-after_cron() {
+# before_cron ARG...: as_cron, in the place of cron's own run, which may still sleep its splay; sets
+# $status.
+before_cron() {
     tries=30
     while status=0 && said=$(as_cron "$@" 2>&1) || status=$?; [ "$status" = 3 ] && [ "$tries" -gt 0 ]; do
+        end_runs
         sleep 1
         tries=$((tries - 1))
     done
@@ -689,7 +720,7 @@ prove() {
     ! is_open "${port%%[!0-9]*}" ||
         warn "not only this host can reach the exporter's port: see ss -ltn"
     say "pushing, as cron will"
-    after_cron
+    before_cron
     case $status in
         0) say "done: this node is under watch. What it says: journalctl -t pgw-forwarder" ;;
         4 | 5) warn "all is installed, but the exporter is not as it should be, see above" ;;
@@ -777,7 +808,7 @@ warn_about_other_entries() {
 
 # Sets $status to that of the deletion.
 delete_group() {
-    after_cron --delete
+    before_cron --delete
 }
 
 remember() {
