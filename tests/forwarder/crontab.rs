@@ -1,8 +1,10 @@
-//! What install.sh writes into the cron file.
+//! What install.sh writes into the cron file, and how it asks the gateway for that.
 
+use std::io::Write;
 use std::process::{Command, Output};
 
-use crate::stage::FORWARDER;
+use crate::fake::{Fake, answer, read_head};
+use crate::stage::{FORWARDER, Run, Server, program};
 
 /// Seconds that are left before the next run begins, when all limits of one are used up.
 const SPARE: f64 = 5.0;
@@ -127,4 +129,70 @@ fn a_run_ends_before_the_next_begins() {
     assert_eq!(variable(&long, "FORWARDER_SPLAY"), Some("0"));
     let hourly = crontab(&["--splay=3000", "--schedule=7 * * * *"]).unwrap();
     assert_eq!(variable(&hourly, "FORWARDER_SPLAY"), Some("3000"));
+}
+
+#[test]
+fn a_gateway_tells_its_version() {
+    let built = Command::new(program(&["prometheus-pushgateway", "pushgateway"]))
+        .arg("--version")
+        .output()
+        .unwrap();
+    // On which of the two it says so depends on its version.
+    let built = String::from_utf8([built.stdout, built.stderr].concat()).unwrap();
+    let (_, version) = built.split_once("version ").unwrap();
+    let version = version.split(' ').next().unwrap();
+    let ask = |gateways: &str| Run::new("127.0.0.1:1", gateways).arg("--gateway-version");
+
+    let gateway = Server::pushgateway(&["--web.route-prefix=/push"]);
+    let addr = format!("{}/push", gateway.addr);
+    let ended = ask(&addr).end();
+    ended.succeeded();
+    let told = String::from_utf8(ended.stdout).unwrap();
+    assert_eq!(told, format!("{version}\n"));
+
+    // Each of several: the versions that are told, and a line for who tells none.
+    let status = |build: &str| {
+        let data =
+            format!("{{\"build_information\":{{{build}}},\"flags\":{{\"version\":\"9.9.9\"}}}}");
+        let body = format!("{{\"status\":\"success\",\"data\":{data}}}");
+        answer(200, "Content-Type: application/json\r\n", &body)
+    };
+    let old = status(r#""branch":"\"version\":\"7.7.7\"","version":"1.2.0""#);
+    let old = Fake::answering(move |_| old.clone());
+    let ended = ask(&format!("{},{addr}", old.addr)).end();
+    ended.succeeded();
+    let told = String::from_utf8(ended.stdout).unwrap();
+    let mut told: Vec<_> = told.lines().collect();
+    told.sort();
+    assert_eq!(told, ["1.2.0", version]);
+    let none = "it tells no version";
+    let html = answer(200, "Content-Type: text/html\r\n", "Hello");
+    let whole = status(r#""version":"1.8.0""#);
+    for (other, number, words) in [
+        // VictoriaMetrics says so to whatever it does not know.
+        (answer(204, "", ""), 7, none),
+        (answer(200, "", r#"{"version":"1.8.0"}"#), 7, none),
+        (answer(200, "", &"x".repeat(100_000)), 7, none),
+        (status(""), 7, none),
+        (status(r#""version":"""#), 7, none),
+        (status(r#""version":"1.8.x""#), 7, none),
+        (status(r#""version":"1..8""#), 7, none),
+        (html, 7, "an HTML page"),
+        (answer(401, "", ""), 7, "--pgw-user"),
+        (answer(404, "", ""), 7, "404"),
+        (whole[..150].to_vec(), 6, "is unreachable"),
+        (Vec::new(), 6, "is unreachable"),
+    ] {
+        let said = String::from_utf8_lossy(&other).to_string();
+        let other = Fake::raw(move |stream| {
+            read_head(stream);
+            let _ = stream.write_all(&other);
+        });
+        let ended = ask(&format!("{addr},{}", other.addr)).end();
+        assert_eq!(ended.status, Some(number), "{said}: {ended:?}");
+        assert_eq!(ended.stderr.lines().count(), 1, "{said}: {ended:?}");
+        assert!(ended.stderr.contains(words), "{said}: {ended:?}");
+    }
+    let both = ask(&addr).arg("--delete").end();
+    both.failed(2, &["--gateway-version", "--delete"]);
 }
