@@ -38,6 +38,8 @@ port of it is open. Run it again, also after an interruption, and the same is th
   --pgw-cert FILE, --pgw-key FILE  this node's own certificate, and its key
                          (all of these are copied to where only cron's user can read them)
   --exporter-addr ADDR   where node_exporter listens (127.0.0.1:9014)
+  --encoding ENCODING    push text, text+gzip, protobuf or protobuf+gzip (the best that is safe for the
+                         gateway's version, which it is asked for; text if it does not tell)
   --schedule 'M H D M W' when cron runs it ('*/1 * * * *')
   --splay SECONDS        spread the fleet's pushes over this many seconds after that (30, or what the
                          time limits of a run leave until the next)
@@ -64,7 +66,7 @@ USAGE
 
 read_options() {
     action=install dry_run='' no_exporter='' keep_metrics='' purge=''
-    pgw_addr='' pgw_job='' pgw_instance='' pgw_labels='' splay='' extra=''
+    pgw_addr='' pgw_job='' pgw_instance='' pgw_labels='' encoding='' splay='' extra=''
     pgw_user='' pgw_password_file='' pgw_token_file='' pgw_cacert='' pgw_cert='' pgw_key=''
     exporter_addr=127.0.0.1:9014 exporter_bin='' schedule='*/1 * * * *'
     prefix=/usr/local user=pgw-forwarder
@@ -108,6 +110,7 @@ read_options() {
             --pgw-cert) pgw_cert=$(absolute "$value") ;;
             --pgw-key) pgw_key=$(absolute "$value") ;;
             --exporter-addr) exporter_addr=$value ;;
+            --encoding) encoding=$value ;;
             --schedule) schedule=$value ;;
             --splay) splay=$value ;;
             --extra) extra=$value ;;
@@ -581,6 +584,10 @@ put_crontab() {
     put_access "$3" "$pgw_token_file" "$token"
     put_access "$4" "$pgw_cert" ''
     put_access "$5" "$pgw_key" ''
+    if [ -z "$encoding" ]; then
+        step "ask the gateway for its version" choose_encoding
+        crontab=$(make_crontab "$@")
+    fi
     put "$mode" "$cron_file" "$crontab"
     # Last: what is not needed any more may be what the others were made of.
     for file in $access_files; do
@@ -589,6 +596,24 @@ put_crontab() {
             *) ! is_ours "$file" || [ ! -e "$file" ] || step "remove $file" rm -f "$file" ;;
         esac
     done
+}
+
+# Asks with all that the pushes of this cron file will have.
+choose_encoding() {
+    settings=$(mktemp)
+    printf '%s\n' "$crontab" >"$settings"
+    versions=$(as_cron --gateway-version 2>/dev/null) || versions=
+    rm "$settings"
+    encoding=$(printf '%s\n' "$versions" | best_encoding)
+    say "$(printf '%s' "${versions:-it does not tell}" | tr '\n' ' '): pushing $encoding"
+}
+
+# The best encoding that all gateways of these versions, a line each, are known to store whole: gzip is
+# taken since 1.5.0, and protobuf was mended in 1.8.0. Who tells no version takes text at least.
+best_encoding() {
+    awk -F. '
+        { number = $1 * 1000 + $2; if (NR == 1 || number < least) least = number }
+        END { print (least >= 1008 ? "protobuf+gzip" : least >= 1005 ? "text+gzip" : "text") }'
 }
 
 # put_access TO FILE TEXT: gives cron's user a copy of the file, or the text, if there is either.
@@ -623,7 +648,7 @@ keys() {
 make_crontab() {
     PGW_CACERT=$1 PGW_USER=$pgw_user PGW_PASSWORD_FILE=$2 PGW_TOKEN_FILE=$3 PGW_CERT=$4 PGW_KEY=$5 \
     PGW_ADDR=$pgw_addr PGW_JOB=$pgw_job PGW_INSTANCE=$pgw_instance PGW_LABELS=$pgw_labels \
-        EXPORTER_ADDR=$exporter_addr FORWARDER_SPLAY=$splay \
+        EXPORTER_ADDR=$exporter_addr PGW_ENCODING=$encoding FORWARDER_SPLAY=$splay \
         SCHEDULE=$schedule CRON_USER=$user PROGRAM=$prefix/bin/pgw-forwarder EXTRA=$extra \
         awk '
         /^#?[A-Z_]+=/ {

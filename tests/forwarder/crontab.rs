@@ -132,6 +132,28 @@ fn a_run_ends_before_the_next_begins() {
 }
 
 #[test]
+fn the_encoding_is_the_best_that_all_gateways_are_known_to_take() {
+    for (versions, encoding) in [
+        ("1.2.0", "text"),
+        ("1.4.3", "text"),
+        ("1.5.0", "text+gzip"),
+        ("1.7.0", "text+gzip"),
+        ("1.8.0", "protobuf+gzip"),
+        ("1.11.2", "protobuf+gzip"),
+        ("2.0.0", "protobuf+gzip"),
+        ("1.11.2\n1.5.1", "text+gzip"),
+        ("0.9.1\n1.11.2", "text"),
+        ("", "text"),
+    ] {
+        let output = verbs("printf '%s\\n' \"$1\" | best_encoding", &[versions]);
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(said, format!("{encoding}\n"), "{versions}");
+        let crontab = crontab(&[&format!("--encoding={encoding}")]).unwrap();
+        assert_eq!(variable(&crontab, "PGW_ENCODING"), Some(encoding));
+    }
+}
+
+#[test]
 fn a_gateway_tells_its_version() {
     let built = Command::new(program(&["prometheus-pushgateway", "pushgateway"]))
         .arg("--version")
