@@ -38,8 +38,11 @@ port of it is open. Run it again, also after an interruption, and the same is th
   --pgw-cert FILE, --pgw-key FILE  this node's own certificate, and its key
                          (all of these are copied to where only cron's user can read them)
   --exporter-addr ADDR   where node_exporter listens (127.0.0.1:9014)
+  --encoding ENCODING    push text, text+gzip, protobuf or protobuf+gzip (the best that is safe for the
+                         gateway's version, which it is asked for; text if it does not tell)
   --schedule 'M H D M W' when cron runs it ('*/1 * * * *')
-  --splay SECONDS        spread the fleet's pushes over this many seconds of the minute
+  --splay SECONDS        spread the fleet's pushes over this many seconds after that (30, or what the
+                         time limits of a run leave until the next)
   --extra 'ARG...'       further arguments for pgw-forwarder, as in a shell
   --prefix DIR           the program goes into DIR/bin (/usr/local)
   --user NAME            cron runs it as this user, who is made if missing (pgw-forwarder)
@@ -63,7 +66,7 @@ USAGE
 
 read_options() {
     action=install dry_run='' no_exporter='' keep_metrics='' purge=''
-    pgw_addr='' pgw_job='' pgw_instance='' pgw_labels='' splay='' extra=''
+    pgw_addr='' pgw_job='' pgw_instance='' pgw_labels='' encoding='' splay='' extra=''
     pgw_user='' pgw_password_file='' pgw_token_file='' pgw_cacert='' pgw_cert='' pgw_key=''
     exporter_addr=127.0.0.1:9014 exporter_bin='' schedule='*/1 * * * *'
     prefix=/usr/local user=pgw-forwarder
@@ -107,6 +110,7 @@ read_options() {
             --pgw-cert) pgw_cert=$(absolute "$value") ;;
             --pgw-key) pgw_key=$(absolute "$value") ;;
             --exporter-addr) exporter_addr=$value ;;
+            --encoding) encoding=$value ;;
             --schedule) schedule=$value ;;
             --splay) splay=$value ;;
             --extra) extra=$value ;;
@@ -132,6 +136,8 @@ unit_file=/etc/systemd/system/exporter.service
 tmpfiles=/etc/tmpfiles.d/pgw-forwarder.conf
 run_directory=/run/pgw-forwarder
 access=/etc/pgw-forwarder
+# What cron's user alone can read, in the order of PGW_CACERT, PASSWORD_FILE, TOKEN_FILE, CERT, KEY.
+access_files="$access/ca.crt $access/password $access/token $access/client.crt $access/client.key"
 state=/var/lib/pgw-forwarder
 # What uninstalling has to know: the files, users and packages that this script has added.
 made=$state/made
@@ -244,8 +250,7 @@ is_ours() {
 }
 
 refuse_what_is_not_ours() {
-    for file in "$cron_file" "$tmpfiles" "$unit_file" "$access/ca.crt" "$access/password" "$access/token" \
-        "$access/client.crt" "$access/client.key"; do
+    for file in "$cron_file" "$tmpfiles" "$unit_file" $access_files; do
         [ ! -e "$file" ] || is_ours "$file" || [ "$no_exporter:$file" = "yes:$unit_file" ] ||
             err "$file is there, but not from this script: move it away; nothing was changed"
     done
@@ -319,6 +324,7 @@ check_options() {
         :127.*:[1-9]* | :localhost:[1-9]* | :\[::1\]:[1-9]*) ;;
         *) wrong "--exporter-addr: it is to listen for this host only: give 127.0.0.1:port" ;;
     esac
+    fit_splay
     [ -x "$binary" ] || return 0 # A dry run does not build.
     settings=$(mktemp)
     # With the files where they are now, and in the place of secrets that are in none something else.
@@ -355,6 +361,33 @@ is_schedule() {
             }
         }
         END { exit bad }'
+}
+
+# Chooses the splay, or judges the one that is given: with it and its time limits, a run ends some
+# seconds before the next one begins.
+fit_splay() {
+    splay=$(SPLAY=$splay SCHEDULE=$schedule EXTRA=$extra awk 'BEGIN {
+        # It begins a minute later, unless the first field tells that it is more.
+        split(ENVIRON["SCHEDULE"], field)
+        minutes = field[1] ~ /[*,-]/ ? 1 : 60
+        if (sub(/^\*\//, "", field[1]) && 60 % field[1] == 0) minutes = field[1]
+        most = minutes * 60 - 5
+        split("probe 2 scrape 10 push 10", limit)
+        for (i = 1; i < 6; i += 2) {
+            if (match(ENVIRON["EXTRA"], "--" limit[i] "-timeout[= ]+[0-9][^ ]*")) {
+                limit[i + 1] = substr(ENVIRON["EXTRA"], RSTART, RLENGTH)
+                sub(/[^0-9]*/, "", limit[i + 1])
+            }
+            most -= limit[i + 1]
+        }
+        if (most < 0) most = 0
+        splay = ENVIRON["SPLAY"]
+        if (splay == "") splay = most < 30 ? most : 30
+        is_too_long = splay + 0 > most
+        print is_too_long ? most : splay
+        exit is_too_long
+    }') || wrong "--splay: the time limits of a run leave $splay seconds for it until the next run; give \
+shorter ones, as in --extra '--scrape-timeout 3 --push-timeout 5'"
 }
 
 find_exporter() {
@@ -528,9 +561,11 @@ start_cron() {
 }
 
 put_crontab() {
-    crontab=$(make_crontab "${pgw_cacert:+$access/ca.crt}" "${pgw_user:+$access/password}" \
-        "${pgw_token_file:+$access/token}${token:+$access/token}" "${pgw_cert:+$access/client.crt}" \
-        "${pgw_key:+$access/client.key}")
+    # shellcheck disable=SC2086 # a list of names
+    set -- $access_files
+    # Those of them that are needed.
+    set -- "${pgw_cacert:+$1}" "${pgw_user:+$2}" "${pgw_token_file:+$3}${token:+$3}" "${pgw_cert:+$4}" "${pgw_key:+$5}"
+    crontab=$(make_crontab "$@")
     mode=644
     case $crontab in
         # cron reads it as root; a secret is nobody else's business.
@@ -544,29 +579,48 @@ put_crontab() {
         step "delete the metrics of the former settings" delete_group
         [ -n "$dry_run" ] || [ "$status" = 0 ] || warn "they are still on the gateway, see above"
     fi
-    needed=
-    put_access ca.crt "$pgw_cacert" ''
-    put_access password "$pgw_password_file" "$password"
-    put_access token "$pgw_token_file" "$token"
-    put_access client.crt "$pgw_cert" ''
-    put_access client.key "$pgw_key" ''
+    put_access "$1" "$pgw_cacert" ''
+    put_access "$2" "$pgw_password_file" "$password"
+    put_access "$3" "$pgw_token_file" "$token"
+    put_access "$4" "$pgw_cert" ''
+    put_access "$5" "$pgw_key" ''
+    if [ -z "$encoding" ]; then
+        step "ask the gateway for its version" choose_encoding
+        crontab=$(make_crontab "$@")
+    fi
     put "$mode" "$cron_file" "$crontab"
     # Last: what is not needed any more may be what the others were made of.
-    for name in ca.crt password token client.crt client.key; do
-        case " $needed " in
-            *" $name "*) ;;
-            *) ! is_ours "$access/$name" || [ ! -e "$access/$name" ] ||
-                step "remove $access/$name" rm -f "$access/$name" ;;
+    for file in $access_files; do
+        case " $* " in
+            *" $file "*) ;;
+            *) ! is_ours "$file" || [ ! -e "$file" ] || step "remove $file" rm -f "$file" ;;
         esac
     done
 }
 
-# put_access NAME FILE TEXT: gives cron's user a copy of the file, or the text, if there is either.
+# Asks with all that the pushes of this cron file will have.
+choose_encoding() {
+    settings=$(mktemp)
+    printf '%s\n' "$crontab" >"$settings"
+    versions=$(as_cron --gateway-version 2>/dev/null) || versions=
+    rm "$settings"
+    encoding=$(printf '%s\n' "$versions" | best_encoding)
+    say "$(printf '%s' "${versions:-it does not tell}" | tr '\n' ' '): pushing $encoding"
+}
+
+# The best encoding that all gateways of these versions, a line each, are known to store whole: gzip is
+# taken since 1.5.0, and protobuf was mended in 1.8.0. Who tells no version takes text at least.
+best_encoding() {
+    awk -F. '
+        { number = $1 * 1000 + $2; if (NR == 1 || number < least) least = number }
+        END { print (least >= 1008 ? "protobuf+gzip" : least >= 1005 ? "text+gzip" : "text") }'
+}
+
+# put_access TO FILE TEXT: gives cron's user a copy of the file, or the text, if there is either.
 put_access() {
     [ -n "$2$3" ] || return 0
-    needed="$needed $1"
-    remember_file "$access/$1"
-    step "write $access/$1" write_access "$access/$1" "$2" "$3"
+    remember_file "$1"
+    step "write $1" write_access "$@"
 }
 
 write_access() {
@@ -594,7 +648,7 @@ keys() {
 make_crontab() {
     PGW_CACERT=$1 PGW_USER=$pgw_user PGW_PASSWORD_FILE=$2 PGW_TOKEN_FILE=$3 PGW_CERT=$4 PGW_KEY=$5 \
     PGW_ADDR=$pgw_addr PGW_JOB=$pgw_job PGW_INSTANCE=$pgw_instance PGW_LABELS=$pgw_labels \
-        EXPORTER_ADDR=$exporter_addr FORWARDER_SPLAY=$splay \
+        EXPORTER_ADDR=$exporter_addr PGW_ENCODING=$encoding FORWARDER_SPLAY=$splay \
         SCHEDULE=$schedule CRON_USER=$user PROGRAM=$prefix/bin/pgw-forwarder EXTRA=$extra \
         awk '
         /^#?[A-Z_]+=/ {
@@ -643,10 +697,12 @@ as_cron() {
         "$(command -v runuser)" -u "${cron_user##* }" -- sh -c "$command $*"
 }
 
-# after_cron ARG...: as_cron, once cron's own run is done, if it was faster; sets $status.
-after_cron() {
+# before_cron ARG...: as_cron, in the place of cron's own run, which may still sleep its splay; sets
+# $status.
+before_cron() {
     tries=30
     while status=0 && said=$(as_cron "$@" 2>&1) || status=$?; [ "$status" = 3 ] && [ "$tries" -gt 0 ]; do
+        end_runs
         sleep 1
         tries=$((tries - 1))
     done
@@ -689,7 +745,7 @@ prove() {
     ! is_open "${port%%[!0-9]*}" ||
         warn "not only this host can reach the exporter's port: see ss -ltn"
     say "pushing, as cron will"
-    after_cron
+    before_cron
     case $status in
         0) say "done: this node is under watch. What it says: journalctl -t pgw-forwarder" ;;
         4 | 5) warn "all is installed, but the exporter is not as it should be, see above" ;;
@@ -777,7 +833,7 @@ warn_about_other_entries() {
 
 # Sets $status to that of the deletion.
 delete_group() {
-    after_cron --delete
+    before_cron --delete
 }
 
 remember() {

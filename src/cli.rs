@@ -185,6 +185,15 @@ pub struct Cli {
     #[arg(value_parser = age, allow_hyphen_values = true)]
     prune: Option<Duration>,
 
+    /// Write to stdout the version that the gateway tells, a line for each of several, and do nothing
+    /// else
+    #[arg(
+        long,
+        conflicts_with_all = ["dry_run", "delete", "prune"],
+        help_heading = "Run"
+    )]
+    pub gateway_version: bool,
+
     /// Say more: -v what is done, -vv how; without it, RUST_LOG tells [default: warn]
     #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", help_heading = "Run")]
     verbose: u8,
@@ -299,6 +308,11 @@ impl Cli {
     /// The gateways, each with the place of its own metrics, and those of all groups.
     pub fn pages(&self) -> Result<Vec<(Gateway, Uri)>> {
         self.gateways("metrics", "pgw_addr")
+    }
+
+    /// The gateways, each with the place of what it tells about itself.
+    pub fn statuses(&self) -> Result<Vec<(Gateway, Uri)>> {
+        self.gateways("api/v1/status", "pgw_addr")
     }
 
     /// The gateways, each with the place of `path` on it, which the option with the identifier `id`

@@ -1,5 +1,6 @@
 //! The gateway's side: store a group, remove it, or read what all of them hold.
 
+use std::io::Read;
 use std::time::{Duration, Instant};
 use std::{iter, thread};
 
@@ -66,6 +67,21 @@ impl Gateway {
                 Status::GatewayRefused.because(format!("{} is no gateway: {why}", self.at(url)))
             })?;
         Ok(page)
+    }
+
+    /// The version of this Pushgateway, by its own word at `url`.
+    pub fn version(&self, url: &Uri) -> Result<String> {
+        let answer = self.send(url, Request::builder(), ())?;
+        // What it is built of comes first, and is short.
+        let mut answer = answer.into_body().into_reader().take(4096);
+        let mut start = Vec::new();
+        let read = answer.read_to_end(&mut start);
+        read.map_err(|e| self.unreachable(url, &self.client.cause(&e.into(), self.timeout)))?;
+        let version = built_of(&String::from_utf8_lossy(&start)).map(String::from);
+        version.ok_or_else(|| {
+            let why = format!("{} is no Pushgateway: it tells no version", self.at(url));
+            Status::GatewayRefused.because(why)
+        })
     }
 
     /// The gateway in messages, as it was asked for `url`.
@@ -147,6 +163,17 @@ pub fn at_each(
         true => Ok(()),
         false => Err(Failures(failures)),
     }
+}
+
+/// The version in the status of a Pushgateway, which has its names sorted, no white space, and no
+/// quote within a value that is not escaped.
+fn built_of(status: &str) -> Option<&str> {
+    let start = r#"{"status":"success","data":{"build_information":{"#;
+    let (build, _) = status.strip_prefix(start)?.split_once('}')?;
+    let (_, version) = build.split_once(r#""version":""#)?;
+    let (version, _) = version.split_once('"')?;
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    version.split('.').all(is_number).then_some(version)
 }
 
 /// What an administrator can do about a refusal.

@@ -184,6 +184,9 @@ mod tests {
         let share = |instance| Group::new("node", instance, &[]).unwrap().share();
         assert_eq!(share("node1.example"), 0.9862003522528113);
         assert_eq!(share("node2.example"), 0.9692975058394866);
+        let labels = ["zone=eu".to_owned()];
+        let all = Group::new("batch", "a/b", &labels).unwrap();
+        assert_eq!(all.share(), 0.21319391505647378);
     }
 
     #[test]

@@ -78,6 +78,11 @@ fn run(cli: &Cli) -> Result<(), Failures> {
         .ok()
         .filter(|filters| !filters.is_empty());
     logging::init(cli.level(), rust_log).map_err(|why| Status::Usage.because(why))?;
+    if cli.gateway_version {
+        return at_each(&cli.statuses()?, |gateway, status| {
+            print(format!("{}\n", gateway.version(status)?).as_bytes())
+        });
+    }
     if let Some(rule) = cli.prune() {
         let gateways = cli.pages()?;
         if cli.dry_run {

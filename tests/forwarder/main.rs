@@ -1,6 +1,7 @@
 //! What a user relies on, against the real programs. `tests/run.sh` installs them and runs this.
 
 mod compose;
+mod crontab;
 mod demo;
 mod encodings;
 mod fake;

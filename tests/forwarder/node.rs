@@ -10,6 +10,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
+use serde_json::Value;
+
 use crate::machine::{INSIDE, Machine, OUTSIDE, leave_the_host, needs};
 use crate::secured::{Files, PASSWORD};
 use crate::stage::{FORWARDER, Server, can_or_skips};
@@ -19,7 +21,7 @@ const CRON_FILE: &str = "/etc/cron.d/pgw-forwarder";
 /// The cron entry that pgw-forwarder replaces.
 const ARTICLE: &str = "\
 PGW_JOB=node
-PGW_INSTANCE='n1'
+PGW_INSTANCE='n4'
 0 0 * * * nobody curl -s http://127.0.0.1:9014/metrics | curl --data-binary @- \
 http://$PGW_ADDR/metrics/job/$PGW_JOB/instance/${PGW_INSTANCE}
 ";
@@ -63,7 +65,7 @@ impl Scene {
     /// install.sh with the arguments of this node, and more.
     fn install(&self, more: &str) -> String {
         format!(
-            "bundle/install.sh --pgw-addr {} --pgw-instance n1 {more}",
+            "bundle/install.sh --pgw-addr {} --pgw-instance n4 {more}",
             self.gateway.addr
         )
     }
@@ -72,7 +74,7 @@ impl Scene {
     fn push_time(&self, job: &str) -> Option<String> {
         let mut groups = self.gateway.groups().into_iter();
         let (_, group) =
-            groups.find(|(l, _)| l.len() == 2 && l["job"] == job && l["instance"] == "n1")?;
+            groups.find(|(l, _)| l.len() == 2 && l["job"] == job && l["instance"] == "n4")?;
         let metrics = &group["push_time_seconds"]["metrics"];
         Some(metrics[0]["value"].as_str().unwrap().to_owned())
     }
@@ -81,6 +83,17 @@ impl Scene {
     fn wait_for_push(&self, job: &str) {
         let before = self.push_time(job);
         self.wait_for_cron("a push", || (self.push_time(job) != before).then_some(()));
+    }
+
+    /// How many bytes a push has had so far, on average.
+    fn pushed_bytes(&self) -> f64 {
+        let page = self.gateway.page("/metrics");
+        let value = |name: &str| -> f64 {
+            let name = format!("pushgateway_http_push_size_bytes_{name}{{method=\"post\"}} ");
+            let line = page.lines().find_map(|line| line.strip_prefix(&name));
+            line.unwrap().parse().unwrap()
+        };
+        value("sum") / value("count")
     }
 
     /// Waits until the log has `count` more lines with all of `words`.
@@ -114,6 +127,18 @@ impl Scene {
             assert!(both.len() <= self.groups.get(), "{both:?} run at once");
             before = now;
         }
+    }
+}
+
+/// The best encoding that this gateway is known to take.
+fn best_encoding(gateway: &Server) -> &'static str {
+    let status: Value = serde_json::from_str(&gateway.page("/api/v1/status")).unwrap();
+    let version = status["data"]["build_information"]["version"].as_str();
+    let mut parts = version.unwrap().split('.').map(|n| n.parse().unwrap());
+    match (parts.next().unwrap(), parts.next().unwrap()) {
+        (0, _) | (1, 0..=4) => "text",
+        (1, 5..=7) => "text+gzip",
+        (_, 0u32..) => "protobuf+gzip",
     }
 }
 
@@ -203,13 +228,26 @@ fn a_node_joins_with_one_command_and_leaves_no_trace() {
         "enabled\nactive\n"
     );
 
-    // cron fires, and fires again.
+    // cron fires, and fires again: at this node's own moment of the minute, which is 17.4 seconds after
+    // its beginning, and as the gateway takes it best.
+    let encoding = format!("PGW_ENCODING={}\n", best_encoding(&scene.gateway));
+    let settings = || {
+        machine.says(&format!(
+            "grep -E '^(PGW_ENCODING|FORWARDER_SPLAY)=' {CRON_FILE}"
+        ))
+    };
+    assert_eq!(settings(), format!("{encoding}FORWARDER_SPLAY=30\n"));
     scene.wait_for_push("node");
     scene.wait_for_push("node");
     assert_ne!(scene.push_time("node"), pushed);
+    let time: f64 = scene.push_time("node").unwrap().parse().unwrap();
+    assert!((17.4..=27.4).contains(&(time % 60.0)), "{time}");
+    let text = machine.says("bundle/pgw-forwarder --dry-run").len() as f64;
+    let bytes = scene.pushed_bytes();
+    assert!(bytes < text / 3.0, "{bytes} of {text} bytes");
     let found = scene
         .prometheus
-        .query("node_uname_info{job=\"node\",instance=\"n1\"}");
+        .query("node_uname_info{job=\"node\",instance=\"n4\"}");
     assert_eq!(found["metric"]["nodename"], "node.example");
     assert_eq!(machine.log(), [""; 0], "success is silent");
 
@@ -270,7 +308,7 @@ fn a_node_joins_with_one_command_and_leaves_no_trace() {
     // What else pushes the same group, or opens the exporter's port, is left alone and told about.
     machine.says("systemctl start prometheus-node-exporter");
     let article = format!("PGW_ADDR={}\n{ARTICLE}", scene.gateway.addr);
-    let others = article.replace("n1", "n10");
+    let others = article.replace("n4", "n40");
     fs::write(machine.file("/etc/cron.d/article"), &article).unwrap();
     fs::write(machine.file("/etc/cron.d/others"), &others).unwrap();
     let output = machine.run(&scene.install(""));
@@ -334,6 +372,8 @@ fn a_node_joins_with_one_command_and_leaves_no_trace() {
             .says(&format!("cat {CRON_FILE}"))
             .contains("EXPORTER_ADDR=127.0.0.1:9016")
     );
+    // From who does not answer, nobody knows what it takes.
+    assert!(settings().contains("PGW_ENCODING=text\n"));
     scene.wait_for_log(2, &["gateway", "is unreachable"]);
     machine.link("up");
     scene.wait_for_push("node");
@@ -396,7 +436,16 @@ fn a_node_joins_with_one_command_and_leaves_no_trace() {
     };
     assert!(instances().contains(&"x\\n* * * * * root id\\n".to_owned()));
     machine.says(&scene.install(""));
-    assert!(instances().iter().all(|instance| instance == "n1"));
+    assert!(instances().iter().all(|instance| instance == "n4"));
+
+    // Several gateways: each gets it, and forgets it.
+    let other = Server::pushgateway_on(OUTSIDE, &[]);
+    let both = format!("--pgw-addr {},{}", scene.gateway.addr, other.addr);
+    machine.says(&scene.install(&both));
+    assert!(settings().contains(&encoding));
+    assert!(scene.push_time("node").is_some() && other.group("n4").is_some());
+    machine.says("bundle/install.sh --uninstall");
+    assert!(scene.push_time("node").is_none() && other.group("n4").is_none());
 
     // Uninstalling that is killed, or cannot ask the gateway, is finished by the next time.
     for moment in 1..=6 {
@@ -454,6 +503,9 @@ fn a_nodes_credentials_are_those_of_crons_user_alone() {
         "bundle/install.sh --pgw-addr https://{} --pgw-cacert ca.crt --pgw-user node",
         secured.addr
     );
+    // To know what it takes, each has been asked by all that it wants.
+    let encoding = format!("PGW_ENCODING={}\n", best_encoding(&plain));
+    let is_best = || machine.says(&format!("grep ^PGW_ENCODING= {CRON_FILE}")) == encoding;
     let stored = |name: &str| machine.says(&format!("stat -c '%a %U' /etc/pgw-forwarder/{name}"));
 
     // By a file, by a variable, and asked for; the first push proves that each does.
@@ -467,10 +519,12 @@ fn a_nodes_credentials_are_those_of_crons_user_alone() {
     assert_eq!(stored("password"), "400 pgw-forwarder\n");
     let shown = machine.says("grep -r . /etc/cron.d/pgw-forwarder /var/lib/pgw-forwarder");
     assert!(shown.contains("PGW_USER=node") && !shown.contains(PASSWORD));
+    assert!(is_best());
     let output = machine.run(&format!("{login} </dev/null"));
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     let output = machine.run(&format!("{login} --pgw-password-file wrong"));
     assert_eq!(output.status.code(), Some(7), "{output:?}");
+    assert!(!is_best());
     machine.says(&format!("{login} --pgw-password-file password"));
 
     // Another way in, and none at all: what is not needed any more is gone.
@@ -479,6 +533,7 @@ fn a_nodes_credentials_are_those_of_crons_user_alone() {
         mutual.addr
     ));
     assert_eq!(stored("client.key"), "400 pgw-forwarder\n");
+    assert!(is_best());
     assert!(!machine.file("/etc/pgw-forwarder/password").exists());
     machine.says(&format!(
         "bundle/install.sh --pgw-addr {} --pgw-token-file token",

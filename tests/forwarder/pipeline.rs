@@ -409,7 +409,8 @@ fn the_example_crontab_pushes() {
         .filter_map(|line| line.split_once('='))
         .filter(|(n, _)| !n.contains(' '));
 
-    // As cron does it, but for the places of the forwarder, the gateway and the exporter.
+    // As cron does it, but for the places of the forwarder, the gateway and the exporter, and at
+    // once.
     let command = command.replace("/usr/local/bin/pgw-forwarder", FORWARDER);
     let output = Command::new("/bin/sh")
         .args(["-c", &command])
@@ -418,6 +419,7 @@ fn the_example_crontab_pushes() {
         .envs(variables.map(|(name, value)| (name.trim(), value.trim())))
         .env("PGW_ADDR", &gateway.addr)
         .env("EXPORTER_ADDR", &exporter.addr)
+        .env("FORWARDER_SPLAY", "0")
         .env("TMPDIR", env!("CARGO_TARGET_TMPDIR"))
         .output()
         .unwrap();
