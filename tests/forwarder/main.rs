@@ -15,3 +15,4 @@ mod pipeline;
 mod prune;
 mod secured;
 mod stage;
+mod victoria;
