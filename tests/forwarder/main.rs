@@ -15,4 +15,5 @@ mod pipeline;
 mod prune;
 mod secured;
 mod stage;
+mod unchecked;
 mod victoria;
