@@ -18,3 +18,5 @@ mod prune;
 mod secured;
 mod several;
 mod stage;
+mod unchecked;
+mod victoria;

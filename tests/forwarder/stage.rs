@@ -255,6 +255,58 @@ impl Server {
         )
     }
 
+    /// A Prometheus that scrapes the exporter at `target` as the job `node` and this instance.
+    pub fn scraping_prometheus(target: &str, instance: &str) -> Server {
+        Server::start(
+            &["prometheus"],
+            "127.0.0.1",
+            "/-/ready",
+            |addr, directory| {
+                let config = format!(
+                    "scrape_configs: [{{ job_name: node, scrape_interval: 1s, static_configs: \
+                     [{{ targets: ['{target}'], labels: {{ instance: '{instance}' }} }}] }}]\n"
+                );
+                let file = directory.join("prometheus.yml");
+                fs::write(&file, config).unwrap();
+                vec![
+                    format!("--config.file={}", file.display()),
+                    format!("--storage.tsdb.path={}", directory.join("data").display()),
+                    format!("--web.listen-address={addr}"),
+                ]
+            },
+        )
+    }
+
+    /// A single VictoriaMetrics, which shows what it stores without waiting for more.
+    pub fn victoria_metrics() -> Server {
+        let program = beside_the_build("victoria-metrics");
+        let names = [program.to_str().unwrap()];
+        Server::start(&names, "127.0.0.1", "/health", |addr, directory| {
+            vec![
+                format!("-httpListenAddr={addr}"),
+                format!("-storageDataPath={}", directory.join("data").display()),
+                "-search.latencyOffset=0s".into(),
+            ]
+        })
+    }
+
+    /// A vmagent, which takes the URLs of a cluster of VictoriaMetrics, and writes to a single one.
+    pub fn vmagent(victoria: &Server) -> Server {
+        let program = beside_the_build("vmagent");
+        let names = [program.to_str().unwrap()];
+        Server::start(&names, "127.0.0.1", "/health", |addr, directory| {
+            vec![
+                format!("-httpListenAddr={addr}"),
+                "-enableMultitenantHandlers".into(),
+                format!(
+                    "-remoteWrite.tmpDataPath={}",
+                    directory.join("queue").display()
+                ),
+                format!("-remoteWrite.url=http://{}/api/v1/write", victoria.addr),
+            ]
+        })
+    }
+
     /// An Alertmanager that inhibits as the rules' file says.
     pub fn alertmanager() -> Server {
         let names = ["prometheus-alertmanager", "alertmanager"];
@@ -368,6 +420,11 @@ pub fn find_program(names: &[&str]) -> Option<PathBuf> {
 pub fn program(names: &[&str]) -> PathBuf {
     find_program(names)
         .unwrap_or_else(|| panic!("none of {names:?} is installed: tests/run.sh does that"))
+}
+
+/// A program that a script has put beside what is built.
+pub fn beside_the_build(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name(name)
 }
 
 /// One run of the forwarder, with nothing in its environment but what a test sets.
