@@ -103,7 +103,7 @@ mod tests {
         let metric = field(METRIC, b"not looked at");
         assert_eq!(metrics(b""), Ok(0));
         assert_eq!(metrics(&named("a", &[])), Ok(0));
-        assert_eq!(metrics(&named("a", &[metric.clone()])), Ok(1));
+        assert_eq!(metrics(&named("a", std::slice::from_ref(&metric))), Ok(1));
         let two = named("a", &[metric.clone(), metric.clone()]);
         assert_eq!(metrics(&[&two[..], &named("b", &[]), &two].concat()), Ok(4));
         // In any order, and among what later versions may add: of each type of field, one that
@@ -126,10 +126,10 @@ mod tests {
     #[test]
     fn what_is_no_whole_family_is_refused_and_told_which() {
         let metric = field(METRIC, b"");
-        let good = named("a", &[metric.clone()]);
+        let good = named("a", std::slice::from_ref(&metric));
         for bad in [
             family(&[]),
-            family(&[metric.clone()]),
+            family(std::slice::from_ref(&metric)),
             named("", &[metric]),
             // A name of another type, and none at all.
             family(&[vec![1 << 3, b'a']]),
