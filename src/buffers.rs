@@ -49,7 +49,7 @@ impl Buffers {
         match self.input_size - self.input.len() {
             0 => Ok(0),
             room => {
-                self.input.reserve_exact(room);
+                self.input.try_reserve_exact(room)?;
                 let amount = stream.append(&mut self.input)?;
                 self.is_drained = amount < room;
                 if !self.is_drained {
@@ -86,7 +86,10 @@ impl transport::Buffers for Buffers {
     /// For a piece of the body, and so the output alone: the other is for those that are sent in
     /// chunks. Each piece may be twice as large as the one before.
     fn tmp_and_output(&mut self) -> (&mut [u8], &mut [u8]) {
-        self.output_size = MOST.min(2 * self.output_size).max(self.output_size);
+        let size = MOST.min(2 * self.output_size).max(self.output_size);
+        if self.output.try_reserve_exact(size).is_ok() {
+            self.output_size = size;
+        }
         (&mut [], self.output())
     }
 

@@ -300,6 +300,11 @@ impl Cli {
         })
     }
 
+    /// How many gateways there are.
+    pub fn gateway_count(&self) -> usize {
+        self.pgw_addr.0.len()
+    }
+
     /// The gateways that the options describe, each with the place on it of this group.
     pub fn groups(&self, group: &Group) -> Result<Vec<(Gateway, Uri)>> {
         self.gateways(&group.path(), "pgw_instance")

@@ -72,7 +72,8 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Failures> {
     // Where memory is short, a small piece of it cannot be had without an abort: so room for the
     // probe is found now, and room for the pushes is kept while the exposition grows.
-    drop(room(2)?);
+    let (for_probe, for_pushes) = (room(1)?, room(cli.gateway_count())?);
+    drop(for_probe);
     // All that can be wrong with the options is found before anything is touched.
     let rust_log = env::var("RUST_LOG")
         .ok()
@@ -102,6 +103,7 @@ fn run(cli: &Cli) -> Result<(), Failures> {
     let group = cli.group()?;
     let gateways = cli.groups(&group)?;
     if cli.dry_run {
+        drop(for_pushes);
         exporter.probe()?;
         print(&exporter.scrape()?.body)?;
         return Ok(());
@@ -115,7 +117,6 @@ fn run(cli: &Cli) -> Result<(), Failures> {
         info!("sleeping {pause:.1?} of a splay of {:?}", cli.splay);
         thread::sleep(pause);
     }
-    let for_pushes = room(gateways.len())?;
     exporter.probe()?;
     let exposition = exporter.scrape()?;
     drop(for_pushes);
