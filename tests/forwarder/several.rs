@@ -297,6 +297,20 @@ fn a_run_excludes_those_that_would_push_the_group_to_one_of_the_same() {
 }
 
 #[test]
+fn of_two_runs_that_name_the_same_gateways_in_another_order_one_pushes() {
+    let exporter = small();
+    let [a, b] = [nowhere(), nowhere()];
+    let lists = [format!("{a},{b}"), format!("{b},{a}")];
+    for _ in 0..100 {
+        let runs = lists
+            .each_ref()
+            .map(|list| Run::new(&exporter.addr, list).start());
+        let statuses = runs.map(|run| run.wait_with_output().unwrap().status.code());
+        assert!(statuses.contains(&Some(6)), "{statuses:?}");
+    }
+}
+
+#[test]
 fn credentials_in_an_address_go_to_that_one_alone_and_those_of_options_to_all() {
     let exporter = small();
     let files = Files::new();
