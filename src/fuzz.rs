@@ -823,6 +823,10 @@ impl Case {
         assert!(!is_protobuf || asked.starts_with("protobuf"), "unasked");
         assert!(!is_gzip || asked.ends_with("gzip"), "unasked");
         assert_eq!(exposition.encoding, Encoding::of(is_protobuf, is_gzip));
+        if let [content_type] = answer.all("content-type")[..] {
+            let content_type = String::from_utf8_lossy(content_type);
+            assert_eq!(exposition.content_type, content_type, "another type");
+        }
         let mut body = answer.body.expect("no whole body");
         assert!(body.len() as u64 <= MAX_BYTES);
         match (is_protobuf, is_gzip) {

@@ -473,6 +473,26 @@ fn in_each_form_nothing_is_no_exposition() {
 }
 
 #[test]
+fn a_type_that_is_not_ascii_makes_no_text_of_a_message() {
+    let gateway = Server::pushgateway(&[]);
+    let [_, _, protobuf, _] = forms();
+    let answer = protobuf.with_length(&protobuf.good);
+    let head = protobuf.head.replace("delimited", "delimited; a=\u{fc}");
+    let answer = [head.as_bytes(), &answer[protobuf.head.len()..]].concat();
+    let (ended, pushes) = protobuf.run(&gateway, &answer, &[]);
+    // It may be refused, or taken for what it is.
+    match &pushes[..] {
+        [] => ended.failed(5, &["exporter", "vnd.google.protobuf"]),
+        pushes => assert!(
+            pushes[0]
+                .header("content-type")
+                .unwrap()
+                .contains("protobuf")
+        ),
+    }
+}
+
+#[test]
 fn a_message_that_is_cut_at_any_byte_is_refused() {
     let gateway = Server::pushgateway(&[]);
     let [_, _, protobuf, _] = forms();
