@@ -493,6 +493,21 @@ fn a_type_that_is_not_ascii_makes_no_text_of_a_message() {
 }
 
 #[test]
+fn a_name_that_would_spoil_the_page_of_all_is_refused() {
+    let gateway = Server::pushgateway(&[]);
+    let [_, _, protobuf, _] = forms();
+    // As text a gateway refuses them, but Pushgateway 1.5.1 takes a message's name as it is.
+    for name in ["a b", "1a", "a-b", "\u{fc}", "a\nb 1\n#"] {
+        let answer = protobuf.with_length(&family(name, 1));
+        protobuf.is_refused(&gateway, &answer, "family 1");
+    }
+    for name in ["a", "_", ":", "aZ_09:"] {
+        let body = family(name, 1);
+        protobuf.is_pushed(&gateway, &protobuf.with_length(&body), &body);
+    }
+}
+
+#[test]
 fn a_message_that_is_cut_at_any_byte_is_refused() {
     let gateway = Server::pushgateway(&[]);
     let [_, _, protobuf, _] = forms();
