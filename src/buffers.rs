@@ -10,7 +10,7 @@ use crate::socket::Stream;
 const INPUT: usize = 64 * 1024;
 
 /// Bytes that are received or sent at a time, at most.
-const MOST: usize = 512 * 1024;
+const MOST: usize = 128 * 1024;
 
 /// The buffers of a connection. ureq's own zero 256 KiB for each, which costs more than all the rest
 /// of a small run; of these only the output is, and both grow with what they are used for.

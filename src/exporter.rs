@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use log::info;
-use ureq::http::{Request, Response, StatusCode, Uri, header};
+use ureq::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use ureq::{Body, Error};
 
 use crate::encoding::{Encoding, TEXT};
@@ -102,10 +102,10 @@ impl Exporter {
         if length.is_some_and(|length| length > self.max_bytes) {
             return Err(unusable(self.too_large()));
         }
-        let content_type = match response.headers().get(header::CONTENT_TYPE) {
-            Some(value) => value.to_str().unwrap_or(TEXT).to_owned(),
-            None => TEXT.to_owned(),
-        };
+        let content_type = response.headers().get(header::CONTENT_TYPE);
+        let content_type = content_type
+            .cloned()
+            .unwrap_or(HeaderValue::from_static(TEXT));
 
         let mut body = Vec::new();
         // One more for a final newline that may have to be added.

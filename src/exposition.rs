@@ -4,6 +4,7 @@ use std::mem;
 use std::str::FromStr;
 
 use memchr::memchr;
+use ureq::http::HeaderValue;
 
 use crate::encoding::Encoding;
 use crate::logging::without_secrets;
@@ -15,7 +16,7 @@ pub struct Exposition {
     /// The bytes as received; the one thing that may be added is the final newline of a text.
     pub body: Vec<u8>,
     /// The Content-Type that the exporter gave them.
-    pub content_type: String,
+    pub content_type: HeaderValue,
     /// The form they are in.
     pub encoding: Encoding,
 }
@@ -25,7 +26,7 @@ impl Exposition {
     /// compressed one, that there is something in it.
     pub fn new(
         mut body: Vec<u8>,
-        content_type: String,
+        content_type: HeaderValue,
         encoding: Encoding,
     ) -> Result<Exposition, String> {
         let samples = match encoding {
@@ -135,8 +136,17 @@ fn is_series<'a>(text: &'a [u8], family: &mut &'a [u8]) -> bool {
     };
     let (name, labels) = text.split_at(end.unwrap_or(text.len()));
     *family = name;
-    let is_name = name.first().is_some_and(|b| !b.is_ascii_digit());
-    is_name && (labels.is_empty() || (labels.ends_with(b"}") && trim(labels).starts_with(b"{")))
+    starts_a_name(name)
+        && (labels.is_empty() || (labels.ends_with(b"}") && trim(labels).starts_with(b"{")))
+}
+
+/// Whether a text is the name of a family.
+pub fn is_family(text: &[u8]) -> bool {
+    starts_a_name(text) && text.iter().all(|b| IN_NAME[usize::from(*b)])
+}
+
+fn starts_a_name(text: &[u8]) -> bool {
+    text.first().is_some_and(|b| !b.is_ascii_digit())
 }
 
 /// Whether a byte can be part of a name, for each of them.
@@ -190,7 +200,11 @@ mod tests {
     use super::*;
 
     fn check(text: &str) -> Result<Exposition, String> {
-        Exposition::new(text.into(), "text/plain".into(), Encoding::Text)
+        Exposition::new(
+            text.into(),
+            HeaderValue::from_static("text/plain"),
+            Encoding::Text,
+        )
     }
 
     #[test]
@@ -248,9 +262,14 @@ mod tests {
             (Encoding::TextGzip, gzip, empty),
             (Encoding::ProtobufGzip, gzip, empty),
         ] {
-            let check = |body: &[u8]| Exposition::new(body.into(), "a/b".into(), encoding);
+            let check = |body: &[u8]| {
+                Exposition::new(body.into(), HeaderValue::from_static("a/b"), encoding)
+            };
             let found = check(good).unwrap();
-            assert_eq!((&*found.content_type, found.encoding), ("a/b", encoding));
+            assert_eq!(
+                (found.content_type.as_bytes(), found.encoding),
+                (&b"a/b"[..], encoding)
+            );
             assert_eq!(found.body, good);
             assert_eq!(check(bad).unwrap_err(), "the answer has no sample");
             assert_eq!(check(b"").unwrap_err(), "the answer is empty");

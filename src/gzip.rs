@@ -4,7 +4,7 @@
 const LEAST: usize = 10 + 2 + 8;
 
 /// How many bytes are compressed in `body`, modulo 2^32, by [RFC 1952](https://www.rfc-editor.org/rfc/rfc1952).
-/// Whether they are all there, the gateway finds out when it compares the checksum.
+/// That all of it is there, the length of the answer tells; what it holds, the gateway judges.
 pub fn length(body: &[u8]) -> Result<usize, String> {
     match (body, body.last_chunk()) {
         ([0x1f, 0x8b, 8, ..], Some(length)) if body.len() >= LEAST => {

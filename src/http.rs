@@ -176,6 +176,9 @@ pub fn words(response: Response<Body>) -> String {
         let target = target.map_or("nowhere".into(), |t| excerpt(t.as_bytes()));
         return format!("{}, a redirect to {target}; none is followed", head.status);
     }
+    if head.headers.contains_key(header::CONTENT_ENCODING) {
+        return head.status.to_string();
+    }
     let mut text = Vec::new();
     // What has arrived before an error is worth showing too.
     let _ = body.into_reader().take(2048).read_to_end(&mut text);

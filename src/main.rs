@@ -89,7 +89,11 @@ fn run(cli: &Cli) -> Result<(), Failures> {
         if cli.dry_run {
             return at_each(&gateways, |gateway, page| {
                 let stale = prune::look(gateway, page, &rule, &mut None)?;
-                let lines = stale.iter().map(|stale| format!("{stale}\n"));
+                let at = match gateways.len() {
+                    1 => String::new(),
+                    _ => format!("{}: ", gateway.address),
+                };
+                let lines = stale.iter().map(|stale| format!("{at}{stale}\n"));
                 print(lines.collect::<String>().as_bytes())
             });
         }
@@ -139,9 +143,13 @@ fn take_locks(cli: &Cli, gateways: &[(Gateway, Uri)]) -> Result<Vec<Lock>> {
     if let Some(path) = &cli.lock_file {
         return Ok(vec![Lock::take(&Place::at(path))?]);
     }
-    let urls = gateways.iter().map(|(_, url)| url.to_string());
-    urls.map(|url| Lock::take(&lock::default_place(&url)?))
-        .collect()
+    let mut urls: Vec<_> = gateways.iter().map(|(_, url)| url.to_string()).collect();
+    // Or two runs with the same gateways in another order might turn each other away.
+    urls.sort();
+    let locks = urls
+        .iter()
+        .map(|url| Lock::take(&lock::default_place(url)?));
+    locks.collect()
 }
 
 fn print(body: &[u8]) -> Result<()> {

@@ -1,6 +1,8 @@
 //! Messages `io.prometheus.client.MetricFamily`, as far as it shows without decoding metrics:
 //! <https://github.com/prometheus/client_model/blob/master/io/prometheus/client/metrics.proto>.
 
+use crate::exposition::is_family;
+
 /// The numbers of a family's fields.
 const NAME: u64 = 1;
 const METRIC: u64 = 4;
@@ -30,7 +32,11 @@ fn metrics_of(mut family: &[u8]) -> Option<usize> {
             (_, 1) => drop(take(&mut family, 8)?),
             (field, 2) => {
                 let value = delimited(&mut family)?;
-                has_name |= field == NAME && !value.is_empty();
+                has_name |= field == NAME;
+                // A gateway may take another, and Prometheus then nothing of the gateway.
+                if field == NAME && !is_family(value) {
+                    return None;
+                }
                 metrics += usize::from(field == METRIC);
             }
             (_, 5) => drop(take(&mut family, 4)?),
@@ -166,7 +172,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_families_are_counted_and_none_that_is_cut(
-            families in prop::collection::vec((".{1,200}", prop::collection::vec(any::<Vec<u8>>(), 0..5)), 1..5)
+            families in prop::collection::vec(("[a-z_:][a-z0-9_:]{0,200}", prop::collection::vec(any::<Vec<u8>>(), 0..5)), 1..5)
         ) {
             let (mut body, mut ends, mut count) = (Vec::new(), Vec::new(), 0);
             for (name, contents) in &families {
