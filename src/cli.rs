@@ -33,6 +33,9 @@ Proxies:
 /// Bytes that a path of the exporter's may have; a line of a request has to fit into 16 KiB.
 const MOST_PATH: usize = 8192;
 
+/// The end of the address of a VictoriaMetrics that is to be a gateway.
+const VICTORIA_METRICS: &str = "/api/v1/import/prometheus";
+
 /// A day: no time limit or splay is longer.
 const MOST_SECONDS: f64 = 86_400.0;
 
@@ -307,6 +310,11 @@ impl Cli {
 
     /// The gateways that the options describe, each with the place on it of this group.
     pub fn groups(&self, group: &Group) -> Result<Vec<(Gateway, Uri)>> {
+        let mut addresses = self.pgw_addr.0.iter().map(Address::to_string);
+        if self.encoding.is_protobuf() && addresses.any(|a| a.ends_with(VICTORIA_METRICS)) {
+            let why = "VictoriaMetrics takes text or text+gzip; of the rest it would store nothing, and say 200";
+            return Err(usage("encoding")(why.into()));
+        }
         self.gateways(&group.path(), "pgw_instance")
     }
 
