@@ -311,9 +311,16 @@ impl Cli {
     /// The gateways that the options describe, each with the place on it of this group.
     pub fn groups(&self, group: &Group) -> Result<Vec<(Gateway, Uri)>> {
         let mut addresses = self.pgw_addr.0.iter().map(Address::to_string);
-        if self.encoding.is_protobuf() && addresses.any(|a| a.ends_with(VICTORIA_METRICS)) {
-            let why = "VictoriaMetrics takes text or text+gzip; of the rest it would store nothing, and say 200";
-            return Err(usage("encoding")(why.into()));
+        if addresses.any(|a| a.ends_with(VICTORIA_METRICS)) {
+            // What it cannot do it does not do, and says 200.
+            if self.encoding.is_protobuf() {
+                let why = "VictoriaMetrics takes text or text+gzip, and drops the rest in silence";
+                return Err(usage("encoding")(why.into()));
+            }
+            if self.delete {
+                let why = "VictoriaMetrics has no groups; it keeps what it was told";
+                return Err(usage("delete")(why.into()));
+            }
         }
         self.gateways(&group.path(), "pgw_instance")
     }

@@ -35,8 +35,10 @@ pub fn init(level: Option<LevelFilter>, rust_log: Option<String>) -> Result<(), 
 
 /// Says why the run failed, whatever is filtered.
 pub fn fail(why: &str) {
-    // If nobody can read it, the status still tells.
-    let _ = writeln!(std::io::stderr(), "{}", line("error", why));
+    // Written at once, since other runs may write to the same file. If nobody can read it, the status
+    // still tells.
+    let line = line("error", why) + "\n";
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 /// What no message shows, whoever puts it there: a server may repeat what it was sent.

@@ -153,12 +153,14 @@ fn awkward_instances_reach_it_under_the_urls_of_a_cluster() {
 }
 
 #[test]
-fn it_is_sent_no_form_that_it_drops_in_silence() {
+fn it_is_asked_for_nothing_that_it_would_not_do_in_silence() {
     for addr in ["http://127.0.0.1:1", "127.0.0.1:1,https://v.example"] {
         for path in [SINGLE, CLUSTER] {
-            let run = Run::new("127.0.0.1:1", &format!("{addr}{path}"));
-            let ended = run.env("PGW_ENCODING", "protobuf+gzip").end();
+            let run = || Run::new("127.0.0.1:1", &format!("{addr}{path}"));
+            let ended = run().env("PGW_ENCODING", "protobuf+gzip").end();
             ended.failed(2, &["--encoding (PGW_ENCODING)", "text+gzip"]);
+            let ended = run().arg("--delete").end();
+            ended.failed(2, &["--delete", "no groups"]);
         }
     }
 }
