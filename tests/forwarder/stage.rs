@@ -333,7 +333,7 @@ impl Server {
         Server::start(&["nginx"], "127.0.0.1", "", |addr, directory| {
             let config = directory.join("nginx.conf");
             let text = format!(
-                "daemon off; user root; pid {0}/pid; error_log {0}/log; events {{}}\n\
+                "daemon off; master_process off; user root; pid {0}/pid; error_log {0}/log; events {{}}\n\
                  http {{ access_log off; client_body_temp_path {0}/body; proxy_temp_path {0}/proxy;\n\
                  fastcgi_temp_path {0}/f; uwsgi_temp_path {0}/u; scgi_temp_path {0}/s;\n\
                  server {{ {1} }} }}\n",
