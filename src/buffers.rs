@@ -87,7 +87,11 @@ impl transport::Buffers for Buffers {
     /// chunks. Each piece may be twice as large as the one before.
     fn tmp_and_output(&mut self) -> (&mut [u8], &mut [u8]) {
         let size = MOST.min(2 * self.output_size).max(self.output_size);
-        if self.output.try_reserve_exact(size).is_ok() {
+        if self
+            .output
+            .try_reserve_exact(size - self.output.len())
+            .is_ok()
+        {
             self.output_size = size;
         }
         (&mut [], self.output())

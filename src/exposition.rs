@@ -29,13 +29,13 @@ impl Exposition {
         content_type: HeaderValue,
         encoding: Encoding,
     ) -> Result<Exposition, String> {
-        let samples = match encoding {
+        let amount = match encoding {
             _ if body.is_empty() => return Err("the answer is empty".into()),
             Encoding::Text => samples(&body)?,
             Encoding::Protobuf => protobuf::metrics(&body)?,
             Encoding::TextGzip | Encoding::ProtobufGzip => gzip::length(&body)?,
         };
-        if samples == 0 {
+        if amount == 0 {
             return Err("the answer has no sample".into());
         }
         if encoding == Encoding::Text && !body.ends_with(b"\n") {
