@@ -7,12 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::fake::{Fake, answer, text};
-use crate::stage::{Ended, FORWARDER, Run, Server, can_or_skips, families, free_port, pushes};
-
-/// An address where nothing listens.
-fn nowhere() -> String {
-    format!("127.0.0.1:{}", free_port())
-}
+use crate::stage::{Ended, FORWARDER, Run, Server, can_or_skips, families, nowhere, pushes};
 
 #[test]
 fn a_nodes_metrics_reach_prometheus_under_their_own_job_and_instance() {

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use crate::fake::{Fake, answer, date, hang, read_head, text};
-use crate::stage::{FORWARDER, Run, Server, free_port, wait_for};
+use crate::stage::{FORWARDER, Run, Server, nowhere, wait_for};
 
 /// Seconds after which a group is old in these tests.
 const OLD: &str = "5";
@@ -249,8 +249,7 @@ fn what_is_no_pushgateway_is_told() {
     prune(&exporter.addr)
         .end()
         .failed(7, &["is no Pushgateway", "pushgateway_build_info"]);
-    let nowhere = format!("127.0.0.1:{}", free_port());
-    prune(&nowhere).end().failed(6, &["gateway", "refused"]);
+    prune(&nowhere()).end().failed(6, &["gateway", "refused"]);
 
     let date = &date(0);
     let own = "pushgateway_build_info{version=\"1\"} 1\n";

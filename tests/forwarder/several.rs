@@ -13,8 +13,7 @@ use crate::encodings::ENCODINGS;
 use crate::fake::{Fake, answer, hang, text};
 use crate::secured::{Files, PASSWORD};
 use crate::stage::{
-    Ended, Run, Server, ask, can_or_skips, copy_of_the_program, families, free_port, pushes,
-    wait_for,
+    Ended, Run, Server, ask, can_or_skips, copy_of_the_program, families, nowhere, pushes, wait_for,
 };
 
 /// What a small exporter says.
@@ -25,11 +24,6 @@ fn small() -> Fake {
 /// A gateway that refuses all.
 fn refusing() -> Fake {
     Fake::answering(|_| answer(400, "", "not here"))
-}
-
-/// An address where nothing listens.
-fn nowhere() -> String {
-    format!("127.0.0.1:{}", free_port())
 }
 
 /// Asserts that a run failed with this status, and with one line for each of these addresses.

@@ -30,6 +30,11 @@ pub fn free_port() -> u16 {
     }
 }
 
+/// An address where nothing listens.
+pub fn nowhere() -> String {
+    format!("127.0.0.1:{}", free_port())
+}
+
 /// Where the monitoring side has its configuration.
 const DEPLOYED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus");
 
@@ -80,10 +85,15 @@ pub fn query(addr: &str, promql: &str) -> Value {
 
 /// The answer of the Prometheus at `addr` to a query, if there is one now.
 pub fn ask(addr: &str, promql: &str) -> Option<Value> {
+    ask_for_all(addr, promql)?.into_iter().next()
+}
+
+/// All series of the answer, if there is one.
+pub fn ask_for_all(addr: &str, promql: &str) -> Option<Vec<Value>> {
     let query = percent_encoding::utf8_percent_encode(promql, percent_encoding::NON_ALPHANUMERIC);
     let page = get(&format!("http://{addr}/api/v1/query?query={query}"))?;
     let answer: Value = serde_json::from_str(&page).unwrap();
-    answer["data"]["result"].as_array()?.first().cloned()
+    answer["data"]["result"].as_array().cloned()
 }
 
 /// How many pushes the Pushgateway at `addr` has taken.
@@ -92,6 +102,17 @@ pub fn pushes(addr: &str) -> u64 {
     let page = get(&format!("http://{addr}/metrics")).unwrap();
     let line = page.lines().find_map(|line| line.strip_prefix(name));
     line.map_or(0, |count| count.parse().unwrap())
+}
+
+/// Writes the configuration of a Prometheus to its directory, and makes the arguments that it needs.
+fn prometheus_args(config: &str, addr: &str, directory: &Path) -> Vec<String> {
+    let file = directory.join("prometheus.yml");
+    fs::write(&file, config).unwrap();
+    vec![
+        format!("--config.file={}", file.display()),
+        format!("--storage.tsdb.path={}", directory.join("data").display()),
+        format!("--web.listen-address={addr}"),
+    ]
 }
 
 /// A real program that serves HTTP on a port of its own until it is dropped.
@@ -240,17 +261,14 @@ impl Server {
                 ] {
                     rules = replace(&rules, from, to);
                 }
-                let file = directory.join("prometheus.yml");
-                fs::write(&file, config).unwrap();
                 fs::create_dir(directory.join("rules")).unwrap();
                 fs::write(directory.join("rules/pushed.yaml"), rules).unwrap();
-                vec![
-                    format!("--config.file={}", file.display()),
-                    format!("--storage.tsdb.path={}", directory.join("data").display()),
-                    format!("--web.listen-address={addr}"),
+                let mut args = prometheus_args(&config, addr, directory);
+                args.extend([
                     format!("--web.console.templates={DEPLOYED}/consoles"),
                     format!("--web.console.libraries={DEPLOYED}/consoles"),
-                ]
+                ]);
+                args
             },
         )
     }
@@ -266,13 +284,7 @@ impl Server {
                     "scrape_configs: [{{ job_name: node, scrape_interval: 1s, static_configs: \
                      [{{ targets: ['{target}'], labels: {{ instance: '{instance}' }} }}] }}]\n"
                 );
-                let file = directory.join("prometheus.yml");
-                fs::write(&file, config).unwrap();
-                vec![
-                    format!("--config.file={}", file.display()),
-                    format!("--storage.tsdb.path={}", directory.join("data").display()),
-                    format!("--web.listen-address={addr}"),
-                ]
+                prometheus_args(&config, addr, directory)
             },
         )
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use crate::fake::{Fake, Request};
-use crate::stage::{Run, Server, beside_the_build, can_or_skips, get, wait_for};
+use crate::stage::{Run, Server, ask_for_all, beside_the_build, can_or_skips, get, wait_for};
 
 /// Where it takes what a Pushgateway takes.
 const SINGLE: &str = "/api/v1/import/prometheus";
@@ -22,10 +22,7 @@ fn there_is_one() -> bool {
 
 /// The answer to a query: the labels of each series, and its value.
 fn answer(server: &Server, promql: &str) -> BTreeMap<String, f64> {
-    let query = percent_encoding::utf8_percent_encode(promql, percent_encoding::NON_ALPHANUMERIC);
-    let page = server.page(&format!("/api/v1/query?query={query}"));
-    let answer: Value = serde_json::from_str(&page).unwrap();
-    let series = answer["data"]["result"].as_array().unwrap().iter();
+    let series = ask_for_all(&server.addr, promql).unwrap().into_iter();
     series
         .map(|series| {
             let value = series["value"][1].as_str().unwrap();
