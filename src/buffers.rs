@@ -6,24 +6,21 @@ use ureq::unversioned::transport;
 
 use crate::socket::Stream;
 
-/// Bytes of input that are kept, at first.
-const INPUT: usize = 64 * 1024;
-
-/// Bytes that are received or sent at a time, at most.
-const MOST: usize = 128 * 1024;
+/// Bytes of input that are kept, at most.
+const INPUT: usize = 32 * 1024;
 
 /// The buffers of a connection. ureq's own zero 256 KiB for each, which costs more than all the rest
-/// of a small run; of these only the output is, and both grow with what they are used for.
+/// of a small run; of these only the output is, which is short.
 #[derive(Debug)]
 pub struct Buffers {
     /// What has come, of which so much is consumed.
     input: Vec<u8>,
     consumed: usize,
-    input_size: usize,
     /// Whether the last look at the input has consumed some of it.
     progress: bool,
     output: Vec<u8>,
-    output_size: usize,
+    /// Whether the output is a piece of the body.
+    pub is_body: bool,
     /// Whether nothing more is there to read, as far as the last read told.
     pub is_drained: bool,
 }
@@ -34,10 +31,9 @@ impl Buffers {
         Buffers {
             input: Vec::new(),
             consumed: 0,
-            input_size: INPUT,
             progress: false,
-            output: Vec::new(),
-            output_size,
+            output: vec![0; output_size],
+            is_body: false,
             is_drained: false,
         }
     }
@@ -46,15 +42,12 @@ impl Buffers {
     pub fn fill(&mut self, stream: &mut dyn Stream) -> io::Result<usize> {
         self.input.drain(..self.consumed);
         self.consumed = 0;
-        match self.input_size - self.input.len() {
+        match INPUT - self.input.len() {
             0 => Ok(0),
             room => {
                 self.input.try_reserve_exact(room)?;
                 let amount = stream.append(&mut self.input)?;
                 self.is_drained = amount < room;
-                if !self.is_drained {
-                    self.input_size = MOST.min(2 * self.input_size);
-                }
                 Ok(amount)
             }
         }
@@ -63,7 +56,7 @@ impl Buffers {
 
 impl transport::Buffers for Buffers {
     fn output(&mut self) -> &mut [u8] {
-        self.output.resize(self.output_size, 0);
+        self.is_body = false;
         &mut self.output
     }
 
@@ -84,17 +77,10 @@ impl transport::Buffers for Buffers {
     }
 
     /// For a piece of the body, and so the output alone: the other is for those that are sent in
-    /// chunks. Each piece may be twice as large as the one before.
+    /// chunks.
     fn tmp_and_output(&mut self) -> (&mut [u8], &mut [u8]) {
-        let size = MOST.min(2 * self.output_size).max(self.output_size);
-        if self
-            .output
-            .try_reserve_exact(size - self.output.len())
-            .is_ok()
-        {
-            self.output_size = size;
-        }
-        (&mut [], self.output())
+        self.is_body = true;
+        (&mut [], &mut self.output)
     }
 
     fn can_use_input(&self) -> bool {

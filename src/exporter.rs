@@ -1,24 +1,23 @@
 //! The exporter's side: is it alive, and what does it say?
 
-use std::io::{self, ErrorKind, Read};
+use std::io::Read;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use log::info;
+use ureq::Error;
 use ureq::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
-use ureq::{Body, Error};
 
+use crate::body::Body;
 use crate::encoding::{Encoding, TEXT};
 use crate::exit::Status;
 use crate::exposition::Exposition;
 use crate::http::{Client, access_remedy, check_coding, check_length, check_type, words};
 use crate::socket::is_gone;
+use crate::text::Samples;
 
 /// The likeliest remedy when something else answers than metrics.
 const HINT: &str = " (is --exporter-metric, EXPORTER_METRIC, right?)";
-
-/// Bytes that an answer of unknown length is likely to fit into.
-const USUAL: u64 = 128 * 1024;
 
 /// An exporter, and the bounds that it has to keep.
 #[derive(Debug)]
@@ -49,7 +48,7 @@ impl Exporter {
         let request = Request::get(&self.landing_page);
         let response = self
             .client
-            .send(request, (), self.probe_timeout)
+            .send(request, None, self.probe_timeout)
             .map_err(|e| down(self.client.no_answer(&e, self.probe_timeout)))?;
         if response.status().is_server_error() {
             return Err(down(words(response)));
@@ -107,19 +106,26 @@ impl Exporter {
             .cloned()
             .unwrap_or(HeaderValue::from_static(TEXT));
 
-        let mut body = Vec::new();
-        // One more for a final newline that may have to be added.
-        let room = (length.unwrap_or(USUAL) as usize).saturating_add(1);
-        body.try_reserve_exact(room)
-            .with_context(|| format!("no memory for the {room} bytes of {}", self.metrics))?;
-        let rest = response.into_body().into_reader();
-        read_to_end(rest.take(self.max_bytes.saturating_add(1)), &mut body)
+        let no_memory = |bytes| format!("no memory for the {bytes} bytes of {}", self.metrics);
+        let mut body = Body::new(length, self.max_bytes)
+            .with_context(|| no_memory(length.unwrap_or(self.max_bytes)))?;
+        let mut samples = Samples::default();
+        let look = |so_far: &[u8]| {
+            if encoding == Encoding::Text {
+                samples.look(so_far);
+            }
+        };
+        body.fill(response.into_body().into_reader(), look)
             .map_err(|e| unusable(self.client.cause(&e.into(), self.scrape_timeout)))?;
-        if body.len() as u64 > self.max_bytes {
-            return Err(unusable(self.too_large()));
+        if body.is_too_long() {
+            return Err(match body.room() < self.max_bytes {
+                true => anyhow!(no_memory(body.room() + 1)),
+                false => unusable(self.too_large()),
+            });
         }
 
-        let exposition = Exposition::new(body, content_type, encoding).map_err(unusable)?;
+        let exposition =
+            Exposition::new(body, content_type, encoding, samples).map_err(unusable)?;
         info!(
             "scraped {}: {} bytes of {encoding}, {} ms",
             self.metrics,
@@ -129,11 +135,11 @@ impl Exporter {
         Ok(exposition)
     }
 
-    fn request(&self, limit: Duration) -> Result<Response<Body>, Error> {
+    fn request(&self, limit: Duration) -> Result<Response<ureq::Body>, Error> {
         let request = Request::get(&self.metrics)
             .header(header::ACCEPT, self.encoding.accept())
             .header(header::ACCEPT_ENCODING, self.encoding.accept_encoding());
-        self.client.send(request, (), limit)
+        self.client.send(request, None, limit)
     }
 
     fn too_large(&self) -> String {
@@ -141,22 +147,5 @@ impl Exporter {
             "its answer is larger than {} bytes (see --max-bytes, EXPORTER_MAX_BYTES)",
             self.max_bytes
         )
-    }
-}
-
-/// Reads the rest by way of a small piece of memory: the standard library zeroes as much as there is
-/// room for, and so touches twice the memory that the rest needs.
-fn read_to_end(mut rest: impl Read, body: &mut Vec<u8>) -> io::Result<()> {
-    let mut piece = [0; 4096];
-    loop {
-        match rest.read(&mut piece) {
-            Ok(0) => return Ok(()),
-            Ok(amount) => {
-                body.try_reserve(amount)?;
-                body.extend_from_slice(&piece[..amount]);
-            }
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
     }
 }

@@ -1,15 +1,17 @@
 //! The gateway's side: store a group, remove it, or read what all of them hold.
 
 use std::io::Read;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{iter, thread};
 
 use anyhow::Result;
 use log::info;
 use ureq::http::{Method, Request, Response, StatusCode, Uri, header};
-use ureq::{AsSendBody, Body, http};
+use ureq::{Body, http};
 
 use crate::address::Address;
+use crate::body;
 use crate::encoding::{Encoding, TEXT};
 use crate::exit::{Failures, Status};
 use crate::exposition::Exposition;
@@ -36,13 +38,13 @@ impl Gateway {
             request = request.header(header::CONTENT_ENCODING, "gzip");
         }
         let request = request.method(&self.method);
-        self.send(url, request, &exposition.body[..]).map(drop)
+        self.send(url, request, Some(&exposition.body)).map(drop)
     }
 
     /// Deletes the group at `url`.
     pub fn delete(&self, url: &Uri) -> Result<()> {
         let request = Request::builder().method(Method::DELETE);
-        self.send(url, request, ()).map(drop)
+        self.send(url, request, None).map(drop)
     }
 
     /// The page at `url` that has the metrics of all groups: its head, and a body that shows
@@ -54,7 +56,7 @@ impl Gateway {
             .header(header::ACCEPT, text)
             .header(header::ACCEPT_ENCODING, "identity")
             .header(header::CACHE_CONTROL, "no-cache");
-        let page = self.send(url, request, ())?;
+        let page = self.send(url, request, None)?;
         let check_status = match page.status() {
             StatusCode::OK => Ok(()),
             status => Err(format!("it answered {status}")),
@@ -71,7 +73,7 @@ impl Gateway {
 
     /// The version of this Pushgateway, by its own word at `url`.
     pub fn version(&self, url: &Uri) -> Result<String> {
-        let answer = self.send(url, Request::builder(), ())?;
+        let answer = self.send(url, Request::builder(), None)?;
         // What it is built of comes first, and is short.
         let mut answer = answer.into_body().into_reader().take(4096);
         let mut start = Vec::new();
@@ -100,7 +102,7 @@ impl Gateway {
         &self,
         url: &Uri,
         request: http::request::Builder,
-        body: impl AsSendBody,
+        body: Option<&Arc<body::Body>>,
     ) -> Result<Response<Body>> {
         let started = Instant::now();
         let response = self

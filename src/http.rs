@@ -1,21 +1,23 @@
 //! The HTTP client of both sides, and its errors in words.
 
 use std::borrow::Cow;
-use std::io::{ErrorKind, Read};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::{self, ErrorKind, Read};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use log::debug;
 use ureq::http::request::Builder;
 use ureq::http::{HeaderName, Response, StatusCode, Version, header};
-use ureq::{Agent, AsSendBody, Body, Error, Timeout};
+use ureq::{Agent, Body, Error, SendBody, Timeout};
 
 use crate::access::{Access, named};
+use crate::body;
 use crate::encoding::{self, Encoding};
 use crate::exposition::excerpt;
+use crate::names::Names;
 use crate::proxy::Proxy;
-use crate::socket::{Names, Sockets};
+use crate::socket::{Sending, Sockets};
 use crate::tls;
 
 /// Bytes of the head of an answer.
@@ -30,7 +32,7 @@ pub struct Client {
     authorization: Option<String>,
     /// The proxy on the way, and whether it sees the requests.
     proxy: Option<(Arc<Proxy>, bool)>,
-    cut: Arc<AtomicBool>,
+    request: Arc<Sending>,
 }
 
 impl Client {
@@ -48,13 +50,13 @@ impl Client {
             .build();
         let proxy = proxy.map(Arc::new);
         let is_tunnel = access.tls.is_some();
-        let cut = Arc::new(AtomicBool::new(false));
+        let request = Arc::new(Sending::default());
         let sockets = Sockets {
             proxy: proxy.clone(),
             tls: access.tls,
-            cut: Arc::clone(&cut),
+            request: Arc::clone(&request),
             output: match keep_alive {
-                // Nothing but heads of requests.
+                // To ask an exporter takes little.
                 true => access.authorization.as_ref().map_or(0, String::len) + 1024,
                 // A Content-Type may be as long as the head that it was in.
                 false => MOST_HEAD + 1024,
@@ -68,7 +70,7 @@ impl Client {
             side: access.side,
             authorization: access.authorization,
             proxy: proxy.map(|proxy| (proxy, !is_tunnel)),
-            cut,
+            request,
         }
     }
 
@@ -76,7 +78,7 @@ impl Client {
     pub fn send(
         &self,
         mut request: Builder,
-        body: impl AsSendBody,
+        body: Option<&Arc<body::Body>>,
         limit: Duration,
     ) -> Result<Response<Body>, Error> {
         if let Some(authorization) = &self.authorization {
@@ -87,13 +89,22 @@ impl Client {
                 request = request.header(header::PROXY_AUTHORIZATION, authorization);
             }
         }
+        let counted = match body {
+            None => SendBody::none(),
+            Some(body) => {
+                request = request.header(header::CONTENT_LENGTH, body.len());
+                SendBody::from_owned_reader(Count(body.len()))
+            }
+        };
         let request = self
             .agent
-            .configure_request(request.body(body)?)
+            .configure_request(request.body(counted)?)
             .timeout_global(Some(limit))
             .build();
         debug!("{} {}", request.method(), request.uri());
-        self.cut.store(false, Ordering::Relaxed);
+        self.request.cut.store(false, Ordering::Relaxed);
+        let to_send = &self.request.body;
+        *to_send.lock().unwrap_or_else(PoisonError::into_inner) = body.cloned();
         let response = self.agent.run(request)?;
         debug!("answer: {} {:?}", response.status(), response.headers());
         Ok(response)
@@ -101,7 +112,7 @@ impl Client {
 
     /// Whether the server has answered before it had read all that was sent to it.
     pub fn was_cut(&self) -> bool {
-        self.cut.load(Ordering::Relaxed)
+        self.request.cut.load(Ordering::Relaxed)
     }
 
     /// Where requests go besides the server, for messages.
@@ -148,6 +159,17 @@ impl Client {
             Error::BodyStalled => "the answer is cut short".into(),
             e => e.to_string(),
         }
+    }
+}
+
+/// A body as far as ureq has to know it, for the connection has it already: its length.
+struct Count(usize);
+
+impl Read for Count {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let amount = self.0.min(buffer.len());
+        self.0 -= amount;
+        Ok(amount)
     }
 }
 
@@ -267,8 +289,8 @@ mod tests {
                 .unwrap();
         });
         let client = Client::new(Access::default(), None, true);
-        client.cut.store(true, Ordering::Relaxed);
-        let answer = client.send(Request::get(url), (), Duration::from_secs(10));
+        client.request.cut.store(true, Ordering::Relaxed);
+        let answer = client.send(Request::get(url), None, Duration::from_secs(10));
         assert_eq!(answer.unwrap().status(), 204);
         server.join().unwrap();
     }

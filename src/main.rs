@@ -4,6 +4,7 @@
 
 mod access;
 mod address;
+mod body;
 mod buffers;
 mod cli;
 mod encoding;
@@ -18,16 +19,18 @@ mod gzip;
 mod http;
 mod lock;
 mod logging;
+mod names;
 mod protobuf;
 mod proxy;
 mod prune;
 mod socket;
+mod text;
 mod tls;
 
 use std::hint::black_box;
 use std::io::{self, ErrorKind, Write};
 use std::process::{self, ExitCode};
-use std::{env, panic, thread};
+use std::{env, mem, panic, thread};
 
 use anyhow::{Context, Result};
 use log::info;
@@ -72,8 +75,8 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Failures> {
     // Where memory is short, a small piece of it cannot be had without an abort: so room for the
     // probe is found now, and room for the pushes is kept while the exposition grows.
-    let (for_probe, for_pushes) = (room(1)?, room(cli.gateway_count())?);
-    drop(for_probe);
+    let mut for_pushes = room(cli.gateway_count().saturating_add(1))?;
+    for_pushes.shrink_to(for_pushes.capacity() - ROOM);
     // All that can be wrong with the options is found before anything is touched.
     let rust_log = env::var("RUST_LOG")
         .ok()
@@ -124,13 +127,19 @@ fn run(cli: &Cli) -> Result<(), Failures> {
     exporter.probe()?;
     let exposition = exporter.scrape()?;
     drop(for_pushes);
-    at_each(&gateways, |gateway, url| gateway.push(url, &exposition))
+    at_each(&gateways, |gateway, url| gateway.push(url, &exposition))?;
+    // They are as much work to take apart as to make, and end with the process.
+    mem::forget((exporter, gateways, exposition));
+    Ok(())
 }
 
-/// Memory for all that a run does with so many servers at a time, but for an exposition; half of it
-/// is for the thread that looks up a name.
+/// Bytes for all that a run does with a server, but for an exposition; half of them are for the thread
+/// that looks up a name.
+const ROOM: usize = 4 << 20;
+
+/// Memory for so many servers at a time.
 fn room(servers: usize) -> Result<Vec<u8>> {
-    let bytes = servers.saturating_mul(4 << 20);
+    let bytes = servers.saturating_mul(ROOM);
     let mut room = Vec::new();
     room.try_reserve_exact(bytes)
         .with_context(|| format!("no memory for the {bytes} bytes that a run needs"))?;

@@ -1,7 +1,7 @@
 //! Messages `io.prometheus.client.MetricFamily`, as far as it shows without decoding metrics:
 //! <https://github.com/prometheus/client_model/blob/master/io/prometheus/client/metrics.proto>.
 
-use crate::exposition::is_family;
+use crate::text::is_family;
 
 /// The numbers of a family's fields.
 const NAME: u64 = 1;

@@ -3,29 +3,31 @@
 //! before it has read all of it is still heard.
 
 use std::fmt::Debug;
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, TcpStream};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::mem;
+use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
-use std::thread;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustls::ClientConfig;
-use ureq::config::Config;
 use ureq::http::Uri;
-use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{self, ConnectionDetails, Connector, NextTimeout, Transport};
 use ureq::{Error, Timeout};
 
+use crate::body::Body;
 use crate::buffers::Buffers;
 use crate::exposition::excerpt;
 use crate::http::MOST_HEAD;
 use crate::proxy::Proxy;
 use crate::tls::TlsStream;
+
+/// Bytes of a body that are sent at a time, at most.
+const MOST: usize = 128 * 1024;
 
 /// Opens [`Socket`]s.
 #[derive(Debug, Default)]
@@ -35,10 +37,19 @@ pub struct Sockets {
     pub proxy: Option<Arc<Proxy>>,
     /// How to speak TLS, for https.
     pub tls: Option<Arc<ClientConfig>>,
-    /// Set when the peer stopped reading before all was sent.
-    pub cut: Arc<AtomicBool>,
-    /// Bytes to send at a time; each line of a request's head but the first has to fit in.
+    /// The request that is next or under way.
+    pub request: Arc<Sending>,
+    /// Bytes of a head to send at a time; each line of it but the first has to fit in.
     pub output: usize,
+}
+
+/// What ureq does not know of a request.
+#[derive(Debug, Default)]
+pub struct Sending {
+    /// What the next connection is to send: from where it is, while ureq only counts its bytes.
+    pub body: Mutex<Option<Arc<Body>>>,
+    /// Set when the peer stopped reading before all was sent.
+    pub cut: AtomicBool,
 }
 
 impl Connector for Sockets {
@@ -68,15 +79,19 @@ impl Connector for Sockets {
                         }
                         _ => Box::new(tcp),
                     };
-                    // The first line holds the path.
                     let path = details.uri.path_and_query().map_or(0, |p| p.as_str().len());
-                    let output = self.output.max(path + 1024);
+                    let body = &self.request.body;
                     return Ok(Some(Socket {
                         stream,
-                        buffers: Buffers::new(output),
+                        // The first line holds the path.
+                        buffers: Buffers::new(self.output.max(path + 1024)),
                         is_tls: details.needs_tls(),
                         origin: proxied.then(|| origin(details.uri)),
-                        cut: Arc::clone(&self.cut),
+                        head: Vec::new(),
+                        body: body.lock().unwrap_or_else(PoisonError::into_inner).take(),
+                        counted: 0,
+                        sent: 0,
+                        request: Arc::clone(&self.request),
                     }));
                 }
                 Err(e) if e.kind() == ErrorKind::TimedOut => {
@@ -197,26 +212,38 @@ pub struct Socket {
     is_tls: bool,
     /// What goes before the path in the next request line.
     origin: Option<String>,
-    cut: Arc<AtomicBool>,
+    /// A head that waits for the beginning of its body: the server is not to be woken for less.
+    head: Vec<u8>,
+    body: Option<Arc<Body>>,
+    /// How much of the body ureq has counted, and how much was sent.
+    counted: usize,
+    sent: usize,
+    request: Arc<Sending>,
 }
 
-/// Sends all of `bytes`, unless the peer gives its final answer and reads no further, or is gone:
-/// then what is left is dropped and the answer, if there is one, can be read.
+/// Sends all of both, unless the peer gives its final answer and reads no further, or is gone: then
+/// what is left is dropped and the answer, if there is one, can be read.
 fn send(
     stream: &mut dyn Stream,
     cut: &AtomicBool,
-    mut bytes: &[u8],
+    (mut head, mut body): (&[u8], &[u8]),
     deadline: &Deadline,
 ) -> Result<(), Error> {
     let mut awaited = PollFlags::OUT | PollFlags::IN;
     while !cut.load(Ordering::Relaxed) {
-        let step = match bytes {
-            [] => stream.flush().map(|()| None),
-            bytes => stream.write(bytes).map(Some),
+        let step = match (head, body) {
+            ([], []) => stream.flush().map(|()| None),
+            (head, body) => {
+                let both = [IoSlice::new(head), IoSlice::new(body)];
+                stream.write_vectored(&both).map(Some)
+            }
         };
         match step {
             Ok(None) => break,
-            Ok(Some(sent)) => bytes = &bytes[sent..],
+            Ok(Some(sent)) => {
+                let of_head = sent.min(head.len());
+                (head, body) = (&head[of_head..], &body[sent - of_head..]);
+            }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 if deadline.wait(stream.tcp(), awaited)? == PollFlags::IN {
                     let mut line = [0; 10];
@@ -247,15 +274,35 @@ impl Transport for Socket {
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         let deadline = Deadline::new(timeout);
-        let mut output = &transport::Buffers::output(&mut self.buffers)[..amount];
-        if let Some(origin) = self.origin.take() {
-            // The first bytes of the first request are METHOD, a space, and the path.
-            let path = output.iter().position(|&b| b == b'/').unwrap_or(0);
-            send(&mut *self.stream, &self.cut, &output[..path], &deadline)?;
-            send(&mut *self.stream, &self.cut, origin.as_bytes(), &deadline)?;
-            output = &output[path..];
+        let cut = &self.request.cut;
+        match (&self.body, self.buffers.is_body) {
+            (Some(body), true) => {
+                self.counted += amount;
+                if self.counted < body.len().min(self.sent + MOST) {
+                    return Ok(());
+                }
+                let piece = &body[self.sent..self.counted];
+                self.sent = self.counted;
+                let head = mem::take(&mut self.head);
+                send(&mut *self.stream, cut, (&head, piece), &deadline)
+            }
+            // What ureq counts is not what is to be sent.
+            (None, true) => Err(io::Error::other("a body of nobody").into()),
+            (body, false) => {
+                let output = &transport::Buffers::output(&mut self.buffers)[..amount];
+                // The first bytes of a request are METHOD, a space, and the path.
+                let path = output.iter().position(|&b| b == b'/').unwrap_or(0);
+                let origin = self.origin.take().unwrap_or_default();
+                for part in [&output[..path], origin.as_bytes(), &output[path..]] {
+                    self.head.extend_from_slice(part);
+                }
+                if body.is_some() {
+                    return Ok(());
+                }
+                let head = mem::take(&mut self.head);
+                send(&mut *self.stream, cut, (&head, &[]), &deadline)
+            }
         }
-        send(&mut *self.stream, &self.cut, output, &deadline)
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
@@ -345,41 +392,6 @@ impl Deadline {
                 Ok(_) => return Ok(fds[0].revents()),
                 Err(e) => return Err(io::Error::from(e).into()),
             }
-        }
-    }
-}
-
-/// Looks up the name to connect to: the proxy's where there is one.
-#[derive(Debug, Default)]
-pub struct Names {
-    /// The proxy.
-    pub proxy: Option<Arc<Proxy>>,
-}
-
-impl Resolver for Names {
-    fn resolve(
-        &self,
-        uri: &Uri,
-        config: &Config,
-        timeout: NextTimeout,
-    ) -> Result<ResolvedSocketAddrs, Error> {
-        let uri = self.proxy.as_ref().map_or(uri, |proxy| &proxy.url);
-        let host = uri.host().unwrap_or_default();
-        let is_address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
-        let (uri, config) = (uri.clone(), config.clone());
-        let no_limit = NextTimeout::default();
-        let look_up = move || DefaultResolver::default().resolve(&uri, &config, no_limit);
-        if is_address {
-            return look_up();
-        }
-        // A thread keeps a look-up within its limit. ureq's own would panic where there is none.
-        let (sender, receiver) = mpsc::sync_channel(1);
-        thread::Builder::new()
-            .spawn(move || sender.send(look_up()).unwrap_or_default())
-            .map_err(|e| io::Error::new(e.kind(), format!("no thread to look up its name: {e}")))?;
-        match receiver.recv_timeout(*timeout.after) {
-            Ok(found) => found,
-            Err(_) => Err(Error::Timeout(Timeout::Resolve)),
         }
     }
 }

@@ -954,6 +954,23 @@ fn memory_is_bounded_whatever_is_sent() {
     let announced = Fake::alive(|stream| stream.write_all(announced).unwrap_or_default());
     run(&announced, 20_000, 5, &["larger than"]);
 
+    // Of unknown length, it is given half of what can be had.
+    let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len()).into_bytes();
+    let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let page = move |chunks: usize| {
+        let chunk = chunk(&"a 1\n".repeat(10_000));
+        Fake::alive(move |stream| {
+            let _ = stream.write_all(chunked);
+            for _ in 0..chunks {
+                let _ = stream.write_all(&chunk);
+            }
+            let _ = stream.write_all(b"0\r\n\r\n");
+        })
+    };
+    run(&page(100), 40_000, 0, &[]);
+    run(&page(1000), 40_000, 1, &["no memory for the 8388609 bytes"]);
+    run(&page(1000), 150_000, 0, &[]);
+
     // Of what has no end, no more is read than can be shown, or is worth a connection.
     let written = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&written);
