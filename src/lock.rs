@@ -72,12 +72,15 @@ impl Lock {
                 return Err(e).with_context(|| format!("cannot lock {path}"));
             }
         }
-        check(place, &mut file).with_context(unusable)?;
+        let is_empty = check(place, &mut file).with_context(unusable)?;
         info!("holding the lock {path}");
-        // Only now: before, the content is another run's.
-        file.set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| writeln!(file, "{}", process::id()))
+        // Only now: before, the content is another run's. It is there if that one was killed.
+        let clear = match is_empty {
+            true => Ok(()),
+            false => file.set_len(0).and_then(|()| file.rewind()),
+        };
+        clear
+            .and_then(|()| file.write_all(format!("{}\n", process::id()).as_bytes()))
             .with_context(|| format!("cannot write the PID into {path}"))?;
         Ok(Lock(file))
     }
@@ -125,7 +128,8 @@ fn open(place: &Place) -> Result<File> {
 
 /// Checks that a file that was opened and locked is the lock file. What it was when it was opened
 /// does not tell: somebody may have linked a file of this user there, and removed the link at once.
-fn check(place: &Place, file: &mut File) -> Result<()> {
+/// Returns whether it is empty.
+fn check(place: &Place, file: &mut File) -> Result<bool> {
     let found = file.metadata()?;
     match statat(place.directory(), &place.name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(now) if (now.st_dev, now.st_ino, now.st_nlink) == (found.dev(), found.ino(), 1) => {}
@@ -138,7 +142,7 @@ fn check(place: &Place, file: &mut File) -> Result<()> {
     if content.len() == 16 || !content.iter().all(is_lock) {
         bail!("it holds something else than a PID");
     }
-    Ok(())
+    Ok(content.is_empty())
 }
 
 /// The PID in a lock file. A holder writes it just after it took the lock: wait that long.
