@@ -33,6 +33,7 @@ impl Resolver for Names {
         if host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
             return DefaultResolver::default().resolve(uri, config, no_limit);
         }
+        use_files_and_dns();
         // A thread keeps a look-up within its limit. ureq's own would panic where there is none.
         let (uri, config) = (uri.clone(), config.clone());
         let look_up = move || DefaultResolver::default().resolve(&uri, &config, no_limit);
@@ -46,3 +47,25 @@ impl Resolver for Names {
         }
     }
 }
+
+/// Keeps the C library, where it is part of the program, to its own two ways to look up a name. Others
+/// that `/etc/nsswitch.conf` may list are libraries of the system's, made for the system's C library.
+#[cfg(static_libc)]
+#[allow(unsafe_code)]
+fn use_files_and_dns() {
+    use std::ffi::{c_char, c_int};
+    use std::sync::Once;
+
+    // From glibc's <nss.h>: overrides what the file says of a database.
+    unsafe extern "C" {
+        fn __nss_configure_lookup(database: *const c_char, services: *const c_char) -> c_int;
+    }
+    static ONCE: Once = Once::new();
+    // SAFETY: both are strings that end in NUL and live for ever; it is done once, and before any look-up.
+    ONCE.call_once(|| unsafe {
+        __nss_configure_lookup(c"hosts".as_ptr(), c"files dns".as_ptr());
+    });
+}
+
+#[cfg(not(static_libc))]
+fn use_files_and_dns() {}

@@ -805,6 +805,31 @@ fn a_name_that_is_not_resolved_in_time_ends_the_run() {
     );
 }
 
+#[test]
+fn a_program_with_its_own_c_library_asks_files_and_dns_for_a_name_and_nobody_else() {
+    if !can_or_skips(
+        cfg!(static_libc),
+        "it is not linked statically here: libc.a is missing",
+    ) || !can_or_skips(can_leave_the_host(), "a network of its own needs root")
+        || !leave_the_host(
+            "neighbours::a_program_with_its_own_c_library_asks_files_and_dns_for_a_name_and_nobody_else",
+        )
+    {
+        return;
+    }
+    names_of_its_own();
+    fs::write(
+        "/etc/nsswitch.conf",
+        "hosts: other [NOTFOUND=return UNAVAIL=return] files\n",
+    )
+    .unwrap();
+    fs::write("/etc/hosts", "127.0.0.1 push.example\n").unwrap();
+    let (exporter, gateway) = (Server::node_exporter(), Server::pushgateway(&[]));
+    let named = gateway.addr.replace("127.0.0.1", "push.example");
+    Run::new(&exporter.addr, &named).end().succeeded();
+    assert_eq!(pushes(&gateway.addr), 1);
+}
+
 /// Gives this test's own mounts an /etc that resolves names by itself.
 fn names_of_its_own() {
     host("mount -t tmpfs tmpfs /etc");
