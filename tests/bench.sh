@@ -21,9 +21,11 @@ bench() {
     cargo build --quiet --release --locked
     forwarder=${CARGO_TARGET_DIR:-target}/release/pgw-forwarder
 
-    trap end_demo EXIT
+    trap 'rm -rf "${lock%/*}"; end_demo' EXIT
     trap 'exit 130' INT TERM HUP
     directory=$(mktemp -d)
+    # In memory, as /run is.
+    lock=$(mktemp -d -p /dev/shm)/lock
     for program in floor measure; do
         rustc --edition 2024 -O -o "$directory/$program" "tests/bench/$program.rs"
     done
@@ -144,7 +146,7 @@ as_cron() {
     esac
     # shellcheck disable=SC2086 # a list of variables
     env -i PATH=/usr/bin:/bin "EXPORTER_ADDR=$exporter" "EXPORTER_METRIC=$metric" "PGW_ADDR=$gateway" \
-        PGW_JOB=node PGW_INSTANCE=bench "PGW_ENCODING=$encoding" "FORWARDER_LOCK_FILE=$directory/lock" \
+        PGW_JOB=node PGW_INSTANCE=bench "PGW_ENCODING=$encoding" "FORWARDER_LOCK_FILE=$lock" \
         $limits "$@"
 }
 
@@ -178,9 +180,9 @@ lock_out() {
     contender=text
     # As another run would: the lock, then the PID. It is to be expanded there, not here.
     # shellcheck disable=SC2016
-    flock --no-fork "$directory/lock" sh -c 'echo $$ >"$1"; exec sleep 600' sh "$directory/lock" &
+    flock --no-fork "$lock" sh -c 'echo $$ >"$1"; exec sleep 600' sh "$lock" &
     servers="$servers $!"
-    while flock --nonblock "$directory/lock" true; do
+    while flock --nonblock "$lock" true; do
         pause 0.1
     done
     as_cron "$directory/measure" 100 3 >"$directory/runs" 2>"$directory/log" ||
