@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, ErrorKind, Read};
 use std::ops::Deref;
 
-use memmap2::{MmapMut, MmapOptions};
+use memmap2::{Advice, MmapMut, MmapOptions};
 
 /// Where there is no memory for as many bytes, there is none.
 const LEAST: u64 = 1 << 20;
@@ -38,6 +38,11 @@ impl Body {
             room /= 2;
         }
         let memory = memory?;
+        if length.is_none() {
+            // Or the first byte takes two megabytes, where the system is set to that. If it knows of no
+            // such pages, all the better.
+            let _ = memory.advise(Advice::NoHugePage);
+        }
         Ok(Body { memory, length: 0 })
     }
 

@@ -34,7 +34,10 @@ impl Samples {
     /// How many samples are in the text, of which this is all.
     pub fn conclude(mut self, text: &[u8]) -> Result<usize, String> {
         self.look_at(&text[self.seen..]);
-        let last = text.trim_ascii_end();
+        let mut last = text;
+        while let [rest @ .., b' ' | b'\t' | b'\n'] = last {
+            last = rest;
+        }
         let last = &last[memrchr(b'\n', last).map_or(0, |end| end + 1)..];
         match self.refusal {
             Some(why) => Err(why),
@@ -93,6 +96,13 @@ fn trim(mut text: &[u8]) -> &[u8] {
 /// What is between the braces is left to the gateway, which parses it.
 /// `family` is the name of the sample before, and becomes that of this one.
 fn is_sample<'a>(line: &'a [u8], family: &mut &'a [u8]) -> bool {
+    // Most values are digits alone.
+    let before = line.iter().rposition(|b| !b.is_ascii_digit());
+    if let Some(blank) = before.filter(|&end| line[end] == b' ' && end + 1 < line.len()) {
+        if is_series(&line[..blank], family) {
+            return true;
+        }
+    }
     let Some((rest, last)) = split_last(line) else {
         return false;
     };
@@ -193,6 +203,7 @@ mod tests {
         let text = "\n# HELP a b\n# TYPE a gauge\n# EOF is said in a comment only\na 1\n  a:b_2\t-1.5e-3  \n\
             c{} +Inf\nd {x=\"}\",y=\"{ \\\" 1 2 3\"} NaN 1700000000000\n\ne{z=\"ü\"}0\n";
         assert_eq!(samples(text.as_bytes()), Ok(5));
+        assert_eq!(samples(b"a 1\n# EOF\r\n"), Ok(1));
     }
 
     #[test]

@@ -958,7 +958,7 @@ fn memory_is_bounded_whatever_is_sent() {
     let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len()).into_bytes();
     let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     let page = move |chunks: usize| {
-        let chunk = chunk(&"a 1\n".repeat(10_000));
+        let chunk = chunk(&format!("a{{b=\"{}\"}} 1\n", "x".repeat(40_000)));
         Fake::alive(move |stream| {
             let _ = stream.write_all(chunked);
             for _ in 0..chunks {
