@@ -1,6 +1,6 @@
 //! TLS on a connection, and what goes wrong with it in words.
 
-use std::io::{self, BufRead, ErrorKind, Read, Write};
+use std::io::{self, BufRead, ErrorKind, IoSlice, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 
@@ -98,9 +98,13 @@ impl Read for TlsStream {
 
 impl Write for TlsStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         // What waits is sent first, so that no more waits than the connection's own limit.
         self.send()?;
-        self.tls.writer().write(bytes)
+        self.tls.writer().write_vectored(pieces)
     }
 
     fn flush(&mut self) -> io::Result<()> {
