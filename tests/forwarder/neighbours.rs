@@ -805,12 +805,12 @@ fn a_name_that_is_not_resolved_in_time_ends_the_run() {
     );
 }
 
+const STATIC: &str = "it is not linked statically here: a libc.a of glibc 2.34 or newer is missing";
+
 #[test]
 fn a_program_with_its_own_c_library_asks_files_and_dns_for_a_name_and_nobody_else() {
-    if !can_or_skips(
-        cfg!(static_libc),
-        "it is not linked statically here: libc.a is missing",
-    ) || !can_or_skips(can_leave_the_host(), "a network of its own needs root")
+    if !can_or_skips(cfg!(static_libc), STATIC)
+        || !can_or_skips(can_leave_the_host(), "a network of its own needs root")
         || !leave_the_host(
             "neighbours::a_program_with_its_own_c_library_asks_files_and_dns_for_a_name_and_nobody_else",
         )
@@ -828,6 +828,19 @@ fn a_program_with_its_own_c_library_asks_files_and_dns_for_a_name_and_nobody_els
     let named = gateway.addr.replace("127.0.0.1", "push.example");
     Run::new(&exporter.addr, &named).end().succeeded();
     assert_eq!(pushes(&gateway.addr), 1);
+}
+
+#[test]
+fn a_program_with_its_own_c_library_needs_nothing_of_the_system() {
+    if !can_or_skips(cfg!(static_libc), STATIC)
+        || !can_or_skips(geteuid().is_root(), "a root of its own needs root")
+    {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    copy_of_the_program(root.path());
+    let line = format!("chroot {} /pgw-forwarder --version", root.path().display());
+    assert!(host(&line).starts_with("pgw-forwarder "));
 }
 
 /// Gives this test's own mounts an /etc that resolves names by itself.
