@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 use std::io::{self, ErrorKind, Read};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use log::debug;
@@ -103,8 +103,7 @@ impl Client {
             .build();
         debug!("{} {}", request.method(), request.uri());
         self.request.cut.store(false, Ordering::Relaxed);
-        let to_send = &self.request.body;
-        *to_send.lock().unwrap_or_else(PoisonError::into_inner) = body.cloned();
+        self.request.replace_body(body.cloned());
         let response = self.agent.run(request)?;
         debug!("answer: {} {:?}", response.status(), response.headers());
         Ok(response)

@@ -8,7 +8,7 @@ use std::mem;
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
@@ -46,10 +46,18 @@ pub struct Sockets {
 /// What ureq does not know of a request.
 #[derive(Debug, Default)]
 pub struct Sending {
-    /// What the next connection is to send: from where it is, while ureq only counts its bytes.
-    pub body: Mutex<Option<Arc<Body>>>,
+    body: Mutex<Option<Arc<Body>>>,
     /// Set when the peer stopped reading before all was sent.
     pub cut: AtomicBool,
+}
+
+impl Sending {
+    /// Says what the next connection is to send: from where it is, while ureq only counts its bytes.
+    /// Returns what was said before.
+    pub fn replace_body(&self, body: Option<Arc<Body>>) -> Option<Arc<Body>> {
+        let mut next = self.body.lock().expect("a panic has ended the process");
+        mem::replace(&mut *next, body)
+    }
 }
 
 impl Connector for Sockets {
@@ -80,7 +88,6 @@ impl Connector for Sockets {
                         _ => Box::new(tcp),
                     };
                     let path = details.uri.path_and_query().map_or(0, |p| p.as_str().len());
-                    let body = &self.request.body;
                     return Ok(Some(Socket {
                         stream,
                         // The first line holds the path.
@@ -88,7 +95,7 @@ impl Connector for Sockets {
                         is_tls: details.needs_tls(),
                         origin: proxied.then(|| origin(details.uri)),
                         head: Vec::new(),
-                        body: body.lock().unwrap_or_else(PoisonError::into_inner).take(),
+                        body: self.request.replace_body(None),
                         counted: 0,
                         sent: 0,
                         request: Arc::clone(&self.request),
@@ -274,8 +281,7 @@ impl Transport for Socket {
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         let deadline = Deadline::new(timeout);
-        let cut = &self.request.cut;
-        match (&self.body, self.buffers.is_body) {
+        let piece = match (&self.body, self.buffers.is_body) {
             (Some(body), true) => {
                 self.counted += amount;
                 if self.counted < body.len().min(self.sent + MOST) {
@@ -283,11 +289,10 @@ impl Transport for Socket {
                 }
                 let piece = &body[self.sent..self.counted];
                 self.sent = self.counted;
-                let head = mem::take(&mut self.head);
-                send(&mut *self.stream, cut, (&head, piece), &deadline)
+                piece
             }
             // What ureq counts is not what is to be sent.
-            (None, true) => Err(io::Error::other("a body of nobody").into()),
+            (None, true) => return Err(io::Error::other("a body of nobody").into()),
             (body, false) => {
                 let output = &transport::Buffers::output(&mut self.buffers)[..amount];
                 // The first bytes of a request are METHOD, a space, and the path.
@@ -299,10 +304,16 @@ impl Transport for Socket {
                 if body.is_some() {
                     return Ok(());
                 }
-                let head = mem::take(&mut self.head);
-                send(&mut *self.stream, cut, (&head, &[]), &deadline)
+                &[]
             }
-        }
+        };
+        let head = mem::take(&mut self.head);
+        send(
+            &mut *self.stream,
+            &self.request.cut,
+            (&head, piece),
+            &deadline,
+        )
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {

@@ -34,14 +34,11 @@ impl Samples {
     /// How many samples are in the text, of which this is all.
     pub fn conclude(mut self, text: &[u8]) -> Result<usize, String> {
         self.look_at(&text[self.seen..]);
-        let mut last = text;
-        while let [rest @ .., b' ' | b'\t' | b'\n'] = last {
-            last = rest;
-        }
-        let last = &last[memrchr(b'\n', last).map_or(0, |end| end + 1)..];
+        let mut lines = text.rsplit(|&b| b == b'\n').map(trim);
+        let last = lines.find(|line| !line.is_empty());
         match self.refusal {
             Some(why) => Err(why),
-            None if trim(last) == b"# EOF" => {
+            None if last == Some(b"# EOF") => {
                 Err("the answer ends in # EOF: OpenMetrics, not the text format".into())
             }
             None => Ok(self.count),
@@ -64,12 +61,9 @@ impl Samples {
         // The last may lack its newline.
         let unended = (!lines.ends_with(b"\n")).then_some(lines.len());
         for end in memchr_iter(b'\n', lines).chain(unended) {
-            let mut line = &lines[start..end];
+            let line = trim(&lines[start..end]);
             start = end + 1;
             self.lines += 1;
-            if let [b' ' | b'\t', ..] | [.., b' ' | b'\t'] = line {
-                line = trim(line);
-            }
             if let [] | [b'#', ..] = line {
                 continue;
             }
@@ -118,11 +112,8 @@ fn split_last(text: &[u8]) -> Option<(&[u8], &[u8])> {
     // A number has no brace, so the last one closes the labels, whatever they hold.
     let is_end = |b: &u8| matches!(b, b' ' | b'\t' | b'}');
     let end = text.iter().rposition(is_end)?;
-    let (mut rest, last) = text.split_at(end + 1);
-    while let [before @ .., b' ' | b'\t'] = rest {
-        rest = before;
-    }
-    Some((rest, last))
+    let (rest, last) = text.split_at(end + 1);
+    Some((trim(rest), last))
 }
 
 /// Whether a text reads `name` or `name{labels}`.

@@ -21,11 +21,12 @@ bench() {
     cargo build --quiet --release --locked
     forwarder=${CARGO_TARGET_DIR:-target}/release/pgw-forwarder
 
-    trap 'rm -rf "${lock%/*}"; end_demo' EXIT
+    trap 'rm -rf "${memory-}"; end_demo' EXIT
     trap 'exit 130' INT TERM HUP
     directory=$(mktemp -d)
-    # In memory, as /run is.
-    lock=$(mktemp -d -p /dev/shm)/lock
+    # For the lock, which is in memory as a rule, below /run.
+    memory=$(mktemp -d -p /dev/shm)
+    lock=$memory/lock
     for program in floor measure; do
         rustc --edition 2024 -O -o "$directory/$program" "tests/bench/$program.rs"
     done

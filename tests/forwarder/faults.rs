@@ -955,14 +955,14 @@ fn memory_is_bounded_whatever_is_sent() {
     run(&announced, 20_000, 5, &["larger than"]);
 
     // Of unknown length, it is given half of what can be had.
-    let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len()).into_bytes();
     let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     let page = move |chunks: usize| {
-        let chunk = chunk(&format!("a{{b=\"{}\"}} 1\n", "x".repeat(40_000)));
+        let line = format!("a{{b=\"{}\"}} 1\n", "x".repeat(40_000));
+        let chunk = format!("{:x}\r\n{line}\r\n", line.len());
         Fake::alive(move |stream| {
             let _ = stream.write_all(chunked);
             for _ in 0..chunks {
-                let _ = stream.write_all(&chunk);
+                let _ = stream.write_all(chunk.as_bytes());
             }
             let _ = stream.write_all(b"0\r\n\r\n");
         })
