@@ -79,7 +79,17 @@ impl Samples {
 }
 
 /// Without the white space of the text format at its ends.
-fn trim(mut text: &[u8]) -> &[u8] {
+#[inline(always)]
+fn trim(text: &[u8]) -> &[u8] {
+    // Most have none, which shows where it is asked.
+    match text {
+        [b' ' | b'\t', ..] | [.., b' ' | b'\t'] => trimmed(text),
+        _ => text,
+    }
+}
+
+#[inline(never)]
+fn trimmed(mut text: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
         text = rest;
     }
