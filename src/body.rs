@@ -9,9 +9,15 @@ use memmap2::{Advice, MmapMut, MmapOptions};
 /// Where there is no memory for as many bytes, there is none.
 const LEAST: u64 = 1 << 20;
 
+/// Bytes that the kernel is asked for at a time: asked for each page, when it is touched, it takes half
+/// as long again.
+const STEP: usize = 64 << 10;
+
 /// A body, and room for one byte more.
 pub struct Body {
     memory: MmapMut,
+    /// Bytes that the kernel has given so far.
+    given: usize,
     length: usize,
 }
 
@@ -43,14 +49,26 @@ impl Body {
             // such pages, all the better.
             let _ = memory.advise(Advice::NoHugePage);
         }
-        Ok(Body { memory, length: 0 })
+        Ok(Body {
+            memory,
+            given: 0,
+            length: 0,
+        })
     }
 
     /// Reads the body to its end, or until there is no room for more of it; shows after each piece what
     /// there is so far.
     pub fn fill(&mut self, mut from: impl Read, mut show: impl FnMut(&[u8])) -> io::Result<()> {
         while !self.is_too_long() {
-            match from.read(&mut self.memory[self.length..]) {
+            if self.length == self.given {
+                let step = STEP.min(self.memory.len() - self.given);
+                // A kernel that does not know this (before 5.14) gives each page as it is touched.
+                let _ = self
+                    .memory
+                    .advise_range(Advice::PopulateWrite, self.given, step);
+                self.given += step;
+            }
+            match from.read(&mut self.memory[self.length..self.given]) {
                 Ok(0) => break,
                 Ok(amount) => {
                     self.length += amount;

@@ -27,13 +27,13 @@ mod socket;
 mod text;
 mod tls;
 
-use std::hint::black_box;
 use std::io::{self, ErrorKind, Write};
 use std::process::{self, ExitCode};
 use std::{env, mem, panic, thread};
 
 use anyhow::{Context, Result};
 use log::info;
+use memmap2::MmapMut;
 use ureq::http::Uri;
 
 use cli::Cli;
@@ -75,8 +75,8 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Failures> {
     // Where memory is short, a small piece of it cannot be had without an abort: so room for the
     // probe is found now, and room for the pushes is kept while the exposition grows.
-    let mut for_pushes = room(cli.gateway_count().saturating_add(1))?;
-    for_pushes.shrink_to(for_pushes.capacity() - ROOM);
+    let for_pushes = room(cli.gateway_count())?;
+    drop(room(1)?);
     // All that can be wrong with the options is found before anything is touched.
     let rust_log = env::var("RUST_LOG")
         .ok()
@@ -138,13 +138,10 @@ fn run(cli: &Cli) -> Result<(), Failures> {
 const ROOM: usize = 4 << 20;
 
 /// Memory for so many servers at a time.
-fn room(servers: usize) -> Result<Vec<u8>> {
+fn room(servers: usize) -> Result<MmapMut> {
     let bytes = servers.saturating_mul(ROOM);
-    let mut room = Vec::new();
-    room.try_reserve_exact(bytes)
-        .with_context(|| format!("no memory for the {bytes} bytes that a run needs"))?;
-    // Or the compiler leaves it out, since nobody writes to it.
-    Ok(black_box(room))
+    MmapMut::map_anon(bytes)
+        .with_context(|| format!("no memory for the {bytes} bytes that a run needs"))
 }
 
 /// The locks of the runs that are about these places, or the one that the user has chosen.
