@@ -70,6 +70,32 @@ impl Scene {
         )
     }
 
+    /// Has the machine join, which has the packages already; returns its state from before.
+    fn join(&self) -> BTreeMap<String, String> {
+        self.machine
+            .says("bundle/install.sh --packages cron prometheus-node-exporter");
+        self.machine.says("systemctl --quiet enable --now cron");
+        let before = self.machine.state();
+        self.machine.says(&self.install(""));
+        before
+    }
+
+    /// Has the machine leave, and asserts that nothing is left of it, there or on the gateway.
+    fn leave(&self, before: &BTreeMap<String, String>) {
+        self.machine.says("bundle/install.sh --uninstall");
+        assert_eq!(self.push_time("node"), None);
+        self.machine.is_as(before, "uninstalled");
+        let unit = self.machine.run("systemctl status exporter");
+        assert!(!unit.status.success(), "{unit:?}");
+    }
+
+    /// Those lines of the cron file that install.sh has found out.
+    fn settings(&self) -> String {
+        self.machine.says(&format!(
+            "grep -E '^(PGW_ENCODING|FORWARDER_SPLAY)=' {CRON_FILE}"
+        ))
+    }
+
     /// When the group of a job was last pushed.
     fn push_time(&self, job: &str) -> Option<String> {
         let mut groups = self.gateway.groups().into_iter();
@@ -156,6 +182,13 @@ fn written(machine: &Machine) -> Vec<(u64, i64, i64)> {
     found.map(|m| (m.ino(), m.mtime(), m.mtime_nsec())).into()
 }
 
+/// Whether a machine can boot for this test here, which is in a network of its own.
+fn is_on_stage(test: &str) -> bool {
+    let needs = needs();
+    can_or_skips(needs.is_none(), needs.as_deref().unwrap_or_default())
+        && leave_the_host(&format!("node::{test}"))
+}
+
 /// Whether this port of the machine can be reached from the other end of its link.
 fn is_reachable(port: u16) -> bool {
     let address = SocketAddr::new(INSIDE.parse().unwrap(), port);
@@ -164,11 +197,7 @@ fn is_reachable(port: u16) -> bool {
 
 #[test]
 fn a_node_joins_with_one_command_and_leaves_no_trace() {
-    let needs = needs();
-    if !can_or_skips(needs.is_none(), needs.as_deref().unwrap_or_default()) {
-        return;
-    }
-    if !leave_the_host("node::a_node_joins_with_one_command_and_leaves_no_trace") {
+    if !is_on_stage("a_node_joins_with_one_command_and_leaves_no_trace") {
         return;
     }
     let scene = Scene::set();
@@ -216,11 +245,8 @@ fn a_node_joins_with_one_command_and_leaves_no_trace() {
             "{package}"
         );
     }
-    machine.says("bundle/install.sh --packages cron prometheus-node-exporter");
-    machine.says("systemctl --quiet enable --now cron");
-    let before = machine.state();
     let listening = machine.says("ss -Hltun");
-    machine.says(&scene.install(""));
+    let before = scene.join();
     let pushed = scene.push_time("node");
     let installed = machine.state();
     assert_eq!(
@@ -231,12 +257,7 @@ fn a_node_joins_with_one_command_and_leaves_no_trace() {
     // cron fires, and fires again: at this node's own moment of the minute, which is 17.4 seconds after
     // its beginning, and as the gateway takes it best.
     let encoding = format!("PGW_ENCODING={}\n", best_encoding(&scene.gateway));
-    let settings = || {
-        machine.says(&format!(
-            "grep -E '^(PGW_ENCODING|FORWARDER_SPLAY)=' {CRON_FILE}"
-        ))
-    };
-    assert_eq!(settings(), format!("{encoding}FORWARDER_SPLAY=30\n"));
+    assert_eq!(scene.settings(), format!("{encoding}FORWARDER_SPLAY=30\n"));
     scene.wait_for_push("node");
     scene.wait_for_push("node");
     assert_ne!(scene.push_time("node"), pushed);
@@ -343,61 +364,6 @@ fn a_node_joins_with_one_command_and_leaves_no_trace() {
         machine.is_as(&installed, &format!("killed after 0.{moment:02} s"));
     }
 
-    // It resumes by itself after a reboot.
-    machine.reboot();
-    scene.wait_for_push("node");
-
-    // A killed exporter is started again; a stopped one is told about each minute, and not pushed.
-    let process = machine.processes("prometheus-node-exporter");
-    machine.says("systemctl kill --signal=KILL exporter");
-    scene.wait_for_cron("a new exporter", || {
-        let now = machine.processes("prometheus-node-exporter");
-        (now.len() == 1 && now != process).then_some(())
-    });
-    scene.wait_for_push("node");
-    machine.says("systemctl stop exporter");
-    let stopped = scene.push_time("node");
-    scene.wait_for_log(2, &["exporter http://127.0.0.1:9014/ is down", "refused"]);
-    assert_eq!(scene.push_time("node"), stopped);
-    machine.says("systemctl start exporter");
-    scene.wait_for_push("node");
-
-    // A cut link: runs end within their limits, and the first after it pushes. What is installed
-    // meanwhile stays, though install.sh ends with the status of its push.
-    machine.link("down");
-    let output = machine.run(&scene.install("--exporter-addr 127.0.0.1:9016"));
-    assert_eq!(output.status.code(), Some(6), "{output:?}");
-    assert!(
-        machine
-            .says(&format!("cat {CRON_FILE}"))
-            .contains("EXPORTER_ADDR=127.0.0.1:9016")
-    );
-    // From who does not answer, nobody knows what it takes.
-    assert!(settings().contains("PGW_ENCODING=text\n"));
-    scene.wait_for_log(2, &["gateway", "is unreachable"]);
-    machine.link("up");
-    scene.wait_for_push("node");
-
-    // A gateway that hangs for longer than a minute, and runs with a limit beyond it: the second
-    // leaves at once. An entry for another job goes its own way beside it.
-    machine.says(&scene.install("--extra '--push-timeout 90'"));
-    let second = machine
-        .says(&format!("cat {CRON_FILE}"))
-        .replace("=node\n", "=other\n");
-    scene.gateway.pause(true);
-    scene.wait_for_log(1, &["another run (PID "]);
-    scene.gateway.pause(false);
-    scene.wait_for_push("node");
-    fs::write(machine.file("/etc/cron.d/second"), second).unwrap();
-    scene.groups.set(2);
-    scene.wait_for_cron("both jobs", || {
-        scene
-            .push_time("other")
-            .filter(|_| scene.push_time("node").is_some())
-    });
-    machine.says("rm /etc/cron.d/second");
-    scene.groups.set(1);
-
     // A cron file with a secret is root's alone.
     machine.says(&scene.install("--extra '--pgw-label from=http://user:secret@host'"));
     assert_eq!(machine.says(&format!("stat -c %a {CRON_FILE}")), "600\n");
@@ -409,12 +375,9 @@ fn a_node_joins_with_one_command_and_leaves_no_trace() {
     assert_eq!(machine.says(&format!("stat -c %a {CRON_FILE}")), "644\n");
 
     // No trace is left, on the node or on the gateway; and there is nothing left to remove.
-    machine.says("bundle/install.sh --uninstall");
-    assert_eq!(scene.push_time("node"), None);
-    machine.says("bundle/install.sh --uninstall");
-    machine.is_as(&before, "uninstalled");
+    scene.leave(&before);
+    scene.leave(&before);
     assert_eq!(machine.says("ss -Hltun"), listening);
-    assert!(!machine.run("systemctl status exporter").status.success());
 
     // What is not install.sh's, it neither overwrites nor removes.
     let unit = machine.file("/etc/systemd/system/exporter.service");
@@ -442,7 +405,7 @@ fn a_node_joins_with_one_command_and_leaves_no_trace() {
     let other = Server::pushgateway_on(OUTSIDE, &[]);
     let both = format!("--pgw-addr {},{}", scene.gateway.addr, other.addr);
     machine.says(&scene.install(&both));
-    assert!(settings().contains(&encoding));
+    assert!(scene.settings().contains(&encoding));
     assert!(scene.push_time("node").is_some() && other.group("n4").is_some());
     machine.says("bundle/install.sh --uninstall");
     assert!(scene.push_time("node").is_none() && other.group("n4").is_none());
@@ -478,12 +441,86 @@ fn a_node_joins_with_one_command_and_leaves_no_trace() {
 }
 
 #[test]
-fn a_nodes_credentials_are_those_of_crons_user_alone() {
-    let needs = needs();
-    if !can_or_skips(needs.is_none(), needs.as_deref().unwrap_or_default()) {
+fn a_node_comes_back_from_a_reboot_and_so_does_its_exporter() {
+    if !is_on_stage("a_node_comes_back_from_a_reboot_and_so_does_its_exporter") {
         return;
     }
-    if !leave_the_host("node::a_nodes_credentials_are_those_of_crons_user_alone") {
+    let scene = Scene::set();
+    let machine = &scene.machine;
+    let before = scene.join();
+
+    machine.reboot();
+    scene.wait_for_push("node");
+
+    // A killed exporter is started again; a stopped one is told about each minute, and not pushed.
+    let process = machine.processes("prometheus-node-exporter");
+    machine.says("systemctl kill --signal=KILL exporter");
+    scene.wait_for_cron("a new exporter", || {
+        let now = machine.processes("prometheus-node-exporter");
+        (now.len() == 1 && now != process).then_some(())
+    });
+    scene.wait_for_push("node");
+    machine.says("systemctl stop exporter");
+    let stopped = scene.push_time("node");
+    scene.wait_for_log(2, &["exporter http://127.0.0.1:9014/ is down", "refused"]);
+    assert_eq!(scene.push_time("node"), stopped);
+    machine.says("systemctl start exporter");
+    scene.wait_for_push("node");
+
+    scene.leave(&before);
+}
+
+#[test]
+fn a_node_outlives_a_cut_link_and_a_gateway_that_hangs() {
+    if !is_on_stage("a_node_outlives_a_cut_link_and_a_gateway_that_hangs") {
+        return;
+    }
+    let scene = Scene::set();
+    let machine = &scene.machine;
+    let before = scene.join();
+
+    // A cut link: runs end within their limits, and the first after it pushes. What is installed
+    // meanwhile stays, though install.sh ends with the status of its push.
+    machine.link("down");
+    let output = machine.run(&scene.install("--exporter-addr 127.0.0.1:9016"));
+    assert_eq!(output.status.code(), Some(6), "{output:?}");
+    assert!(
+        machine
+            .says(&format!("cat {CRON_FILE}"))
+            .contains("EXPORTER_ADDR=127.0.0.1:9016")
+    );
+    // From who does not answer, nobody knows what it takes.
+    assert!(scene.settings().contains("PGW_ENCODING=text\n"));
+    scene.wait_for_log(2, &["gateway", "is unreachable"]);
+    machine.link("up");
+    scene.wait_for_push("node");
+
+    // A gateway that hangs for longer than a minute, and runs with a limit beyond it: the second
+    // leaves at once. An entry for another job goes its own way beside it.
+    machine.says(&scene.install("--extra '--push-timeout 90'"));
+    let second = machine
+        .says(&format!("cat {CRON_FILE}"))
+        .replace("=node\n", "=other\n");
+    scene.gateway.pause(true);
+    scene.wait_for_log(1, &["another run (PID "]);
+    scene.gateway.pause(false);
+    scene.wait_for_push("node");
+    fs::write(machine.file("/etc/cron.d/second"), second).unwrap();
+    scene.groups.set(2);
+    scene.wait_for_cron("both jobs", || {
+        scene
+            .push_time("other")
+            .filter(|_| scene.push_time("node").is_some())
+    });
+    machine.says("rm /etc/cron.d/second");
+    scene.groups.set(1);
+
+    scene.leave(&before);
+}
+
+#[test]
+fn a_nodes_credentials_are_those_of_crons_user_alone() {
+    if !is_on_stage("a_nodes_credentials_are_those_of_crons_user_alone") {
         return;
     }
     let machine = boot();
