@@ -539,7 +539,7 @@ fn of_two_gateways_and_two_prometheis_any_may_go_and_each_instance_is_told_once(
     let exporter = Fake::answering(move |_| {
         let load = shown.load(Ordering::Relaxed);
         text(&format!(
-            "load {load}\n# TYPE work_total counter\nwork_total 5\n"
+            "node_load1 {load}\n# TYPE work_total counter\nwork_total 5\n"
         ))
     });
     let push = |gateways: &str| {
@@ -556,12 +556,12 @@ fn of_two_gateways_and_two_prometheis_any_may_go_and_each_instance_is_told_once(
         }
     };
     let told = |load: u32| {
-        let once = once("load");
+        let once = once("node_load1");
         format!("count({once} == {load}) == 2 and count({once}) == 2")
     };
 
     // Told by both gateways, counted once.
-    all_say(&both, 0, "count(load) == 4");
+    all_say(&both, 0, "count(node_load1) == 4");
     all_say(&both, 0, &told(9));
     all_say(
         &both,
@@ -573,7 +573,13 @@ fn of_two_gateways_and_two_prometheis_any_may_go_and_each_instance_is_told_once(
     // The nodes do not get through to one, which goes on to tell what is old.
     load.store(1, Ordering::Relaxed);
     all_say(&addr_a, 0, &told(1));
-    all_say(&addr_a, 0, "max without (gateway) (load) == 9");
+    all_say(&addr_a, 0, "max without (gateway) (node_load1) == 9");
+    for prometheus in &two {
+        wait_for("the page", || {
+            let page = prometheus.page("/consoles/fleet.html");
+            (page.matches("<td>1.00").count() == 2).then_some(())
+        });
+    }
     load.store(2, Ordering::Relaxed);
     all_say(&addr_b, 0, &told(2));
 
@@ -585,7 +591,7 @@ fn of_two_gateways_and_two_prometheis_any_may_go_and_each_instance_is_told_once(
         two[0].addr, two[1].addr
     );
     let third = Server::prometheus_of(&federation, None);
-    third.query("count(load) == 8");
+    third.query("count(node_load1) == 8");
     third.query(&told(2).replace("gateway)", "gateway, prometheus)"));
 
     // One of the gateways is gone, and with it nothing but itself.
