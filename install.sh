@@ -12,7 +12,10 @@ main() {
     case $action in
         install) join ;;
         uninstall) leave ;;
-        demo) . deploy/demo.sh && demo ;;
+        demo)
+            [ -f deploy/demo.sh ] || err "--demo: the demo is part of a checkout only"
+            . deploy/demo.sh && demo
+            ;;
         packages) install_packages $packages ;;
     esac
 }
@@ -60,7 +63,7 @@ port of it is open. Run it again, also after an interruption, and the same is th
                          services that they bring along
   -h, --help             show this
 
-The exit status is that of the first push (see pgw-forwarder --help), or 1.
+The exit status is that of the first push (see pgw-forwarder --help), 2 for a wrong option, or 1.
 USAGE
 }
 
@@ -143,6 +146,8 @@ state=/var/lib/pgw-forwarder
 made=$state/made
 # The cron file of a node that is being taken out, until its group is deleted.
 leaving=$state/leaving
+# The same of one whose pushes go elsewhere now, and what it reads, until a push has come through there.
+former=$state/former
 
 # Puts this node under watch.
 join() {
@@ -176,6 +181,7 @@ join() {
 # Takes it out again; what is not there, or was there before, is not removed.
 leave() {
     need_root_and_systemd
+    [ -d "$state" ] || say "nothing is here that this script has made"
     if is_interrupted; then
         lacking=$(made_of package)
         step "let services start again" stop_forbidding
@@ -187,12 +193,7 @@ leave() {
     [ -z "$(runs)" ] || step "end its runs" end_runs
     remove_unit
     if [ -f "$leaving" ] || { [ -n "$dry_run" ] && is_ours "$cron_file"; }; then
-        settings=$leaving status=0
-        [ -n "$keep_metrics" ] || step "delete this node's metrics from the gateway" delete_group
-        if [ "$status" != 0 ]; then
-            warn "run this again when the gateway can be asked, or with --keep-metrics"
-            exit "$status"
-        fi
+        [ -n "$keep_metrics" ] || step "delete this node's metrics from the gateway" delete_groups
         [ -n "$dry_run" ] || rm -f "$leaving"
     fi
 
@@ -214,7 +215,7 @@ leave() {
             # shellcheck disable=SC2086 # a list of names
             step "remove the packages $packages" remove_packages $packages
         else
-            say "these packages were installed for it, and stay: $packages"
+            say "these packages were installed for it, and stay; if nothing else needs them, purge them: $packages"
         fi
     fi
     [ ! -d "$state" ] || step "remove $state" rm -rf "$state"
@@ -320,7 +321,7 @@ check_options() {
     listen=${listen%/}
     case $no_exporter:$listen in
         yes:*) ;;
-        *[!]A-Za-z0-9._:[-]* | *:0*) wrong "--exporter-addr: it is to listen there: give host:port" ;;
+        *[!]A-Za-z0-9._:[-]* | :*:0*) wrong "--exporter-addr: it is to listen there: give host:port" ;;
         :127.*:[1-9]* | :localhost:[1-9]* | :\[::1\]:[1-9]*) ;;
         *) wrong "--exporter-addr: it is to listen for this host only: give 127.0.0.1:port" ;;
     esac
@@ -455,6 +456,10 @@ finish_packages() {
 add_package() {
     is_installed "$1" || remember "package $1"
     if has apt-get; then
+        # With others that it needs, as far as apt-get knows them before it is brought up to date.
+        for needed in $(apt-get -qs install --no-install-recommends "$1" 2>/dev/null | sed -n 's/^Inst \([^ ]*\).*/\1/p'); do
+            is_installed "$needed" || remember "package $needed"
+        done
         step "install the package $1, without starting a service of it" install_packages "$1"
     else
         step "install the package $1" dnf --assumeyes --quiet install "$1"
@@ -556,7 +561,8 @@ start_cron() {
         systemctl --quiet is-active "$service.service" && return
     done
     service=cron
-    has cron || service=crond
+    # In a dry run, it may be yet to come.
+    has cron || has apt-get || service=crond
     step "enable and start $service.service" systemctl --quiet enable --now "$service.service"
 }
 
@@ -575,9 +581,7 @@ put_crontab() {
     [ ! -f "$leaving" ] || [ -n "$dry_run" ] || mv "$leaving" "$cron_file"
     # Under another key than before, the group of that one would stay for ever.
     if [ -f "$cron_file" ] && [ "$(keys <"$cron_file")" != "$(printf '%s\n' "$crontab" | keys)" ]; then
-        settings=$cron_file
-        step "delete the metrics of the former settings" delete_group
-        [ -n "$dry_run" ] || [ "$status" = 0 ] || warn "they are still on the gateway, see above"
+        step "keep the former settings, to delete their metrics when the new ones have pushed" keep_former
     fi
     put_access "$1" "$pgw_cacert" ''
     put_access "$2" "$pgw_password_file" "$password"
@@ -596,6 +600,19 @@ put_crontab() {
             *) ! is_ours "$file" || [ ! -e "$file" ] || step "remove $file" rm -f "$file" ;;
         esac
     done
+}
+
+# The first that are kept have pushed; those since then, with which this script has seen no push, maybe not.
+keep_former() {
+    [ ! -d "$former" ] || return 0
+    rm -rf "$former.new"
+    # Its user is to read it.
+    install -d -m 755 "$state" "$former.new"
+    for file in $access_files; do
+        [ ! -f "$file" ] || cp -p "$file" "$former.new"
+    done
+    (umask 077 && sed "s|=$access/|=$former/|" "$cron_file" >"$former.new/crontab")
+    mv "$former.new" "$former"
 }
 
 # Asks with all that the pushes of this cron file will have.
@@ -746,10 +763,16 @@ prove() {
         warn "not only this host can reach the exporter's port: see ss -ltn"
     say "pushing, as cron will"
     before_cron
+    if [ -d "$former" ]; then
+        case $status in
+            0) delete_former && before_cron ;;
+            *) warn "the metrics of the former settings stay until this script has pushed: run it again" ;;
+        esac
+    fi
     case $status in
         0) say "done: this node is under watch. What it says: journalctl -t pgw-forwarder" ;;
         4 | 5) warn "all is installed, but the exporter is not as it should be, see above" ;;
-        6 | 7) warn "all is installed, but nothing can be pushed, see above; cron goes on trying each minute" ;;
+        6 | 7) warn "all is installed, but not every gateway took the push, see above; cron goes on trying each minute" ;;
         *) warn "all is installed, but the first push failed, see above" ;;
     esac
     exit "$status"
@@ -831,9 +854,27 @@ warn_about_other_entries() {
     done
 }
 
-# Sets $status to that of the deletion.
-delete_group() {
+# Deletes what the former settings pushed; and what has just been pushed, where that is the same.
+delete_former() {
+    say "deleting the metrics of the former settings"
+    settings=$former/crontab
     before_cron --delete
+    [ "$status" = 0 ] || warn "they are still on the gateway, see above"
+    rm -rf "$former"
+    settings=$cron_file
+}
+
+# Deletes all that this node has pushed, or ends.
+delete_groups() {
+    for settings in "$former/crontab" "$leaving"; do
+        [ -f "$settings" ] || continue
+        before_cron --delete
+        case $status in
+            0) rm -f "$settings" ;;
+            2) warn "run this again with --keep-metrics" && exit 2 ;;
+            *) warn "run this again when the gateway can be asked, or with --keep-metrics" && exit "$status" ;;
+        esac
+    done
 }
 
 remember() {

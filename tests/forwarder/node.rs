@@ -205,6 +205,8 @@ fn a_node_joins_with_one_command_and_leaves_no_trace() {
 
     // A dry run says what it would do, and does nothing.
     let untouched = machine.state();
+    let packages = || machine.says("dpkg-query --show --showformat='${Package}\n'");
+    let bare = packages();
     let steps = machine.says(&scene.install("--dry-run"));
     for step in [
         "package cron",
@@ -236,15 +238,7 @@ fn a_node_joins_with_one_command_and_leaves_no_trace() {
     // Away with it, packages and all; and once more, with the packages there already.
     machine.says("bundle/install.sh --uninstall --purge");
     assert_eq!(scene.push_time("node"), None);
-    for package in ["cron", "prometheus-node-exporter"] {
-        assert!(
-            !machine
-                .run(&format!("dpkg --status {package}"))
-                .status
-                .success(),
-            "{package}"
-        );
-    }
+    assert_eq!(packages(), bare);
     let listening = machine.says("ss -Hltun");
     let before = scene.join();
     let pushed = scene.push_time("node");
@@ -400,6 +394,20 @@ fn a_node_joins_with_one_command_and_leaves_no_trace() {
     assert!(instances().contains(&"x\\n* * * * * root id\\n".to_owned()));
     machine.says(&scene.install(""));
     assert!(instances().iter().all(|instance| instance == "n4"));
+
+    // It stays until something else has been pushed, through an address, say, where nobody is.
+    let output = machine.run(&scene.install(&format!("--pgw-addr {OUTSIDE}:1")));
+    assert_eq!(output.status.code(), Some(6), "{output:?}");
+    assert!(scene.push_time("node").is_some());
+    machine.says(&scene.install("--pgw-job other"));
+    assert_eq!(scene.push_time("node"), None);
+    assert!(scene.push_time("other").is_some());
+    let output = machine.run(&scene.install(&format!("--pgw-addr {OUTSIDE}:1")));
+    assert_eq!(output.status.code(), Some(6), "{output:?}");
+    let output = machine.run("bundle/install.sh --uninstall");
+    assert_eq!(output.status.code(), Some(6), "{output:?}");
+    assert_eq!(scene.push_time("other"), None);
+    machine.says(&scene.install(""));
 
     // Several gateways: each gets it, and forgets it.
     let other = Server::pushgateway_on(OUTSIDE, &[]);
