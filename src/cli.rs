@@ -46,7 +46,8 @@ const MOST_SECONDS: f64 = 86_400.0;
 /// one line on stderr and an exit status that says what failed.
 ///
 /// Each option can be set by the variable that is named with it; the option wins. A variable that
-/// is set but empty is a value. In cron: */1 * * * * USER PGW_ADDR=push.example:9091 pgw-forwarder
+/// is set but empty is a value. In a file of /etc/cron.d: */1 * * * * USER PGW_ADDR=push.example:9091
+/// /usr/local/bin/pgw-forwarder 2>&1 | logger -t pgw-forwarder
 #[derive(Debug, Parser)]
 #[command(version, after_help = format!("{PROXIES}\n\n{}", exit::HELP))]
 pub struct Cli {
