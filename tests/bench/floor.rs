@@ -1,14 +1,28 @@
 //! The floor under tests/bench.sh: what copying a page costs at the very least. Raw sockets, one
 //! GET, one POST, all in memory; no lock, no probe, no time limit, no look at what came.
+//! `PGW_ENCODING` is `text`, or it asks for protobuf+gzip and passes that on.
 
 use std::env;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 
+const PROTOBUF: &str = "application/vnd.google.protobuf; \
+    proto=io.prometheus.client.MetricFamily; encoding=delimited";
+
 fn main() -> io::Result<()> {
     let variable = |name| env::var(name).expect(name);
     let path = format!("/{}", variable("EXPORTER_METRIC"));
-    let (head, answer) = ask("GET", &variable("EXPORTER_ADDR"), &path, b"")?;
+    let (accept, form) = match variable("PGW_ENCODING").as_str() {
+        "text" => (
+            "".into(),
+            "Content-Type: text/plain; version=0.0.4\r\n".into(),
+        ),
+        _ => (
+            format!("Accept: {PROTOBUF}\r\nAccept-Encoding: gzip\r\n"),
+            format!("Content-Type: {PROTOBUF}\r\nContent-Encoding: gzip\r\n"),
+        ),
+    };
+    let (head, answer) = ask("GET", &variable("EXPORTER_ADDR"), &path, &accept, b"")?;
     let mut page = &answer[head.len()..];
     let whole;
     if head.contains("transfer-encoding: chunked") {
@@ -17,18 +31,24 @@ fn main() -> io::Result<()> {
     }
     let (job, instance) = (variable("PGW_JOB"), variable("PGW_INSTANCE"));
     let path = format!("/metrics/job/{job}/instance/{instance}");
-    ask("POST", &variable("PGW_ADDR"), &path, page).map(drop)
+    ask("POST", &variable("PGW_ADDR"), &path, &form, page).map(drop)
 }
 
 /// Sends a request; gives the head of the answer in lower case, and all of the answer.
-fn ask(method: &str, addr: &str, path: &str, body: &[u8]) -> io::Result<(String, Vec<u8>)> {
+fn ask(
+    method: &str,
+    addr: &str,
+    path: &str,
+    lines: &str,
+    body: &[u8],
+) -> io::Result<(String, Vec<u8>)> {
     let mut server = TcpStream::connect(addr)?;
     // Or the body, which follows the head, would wait for an acknowledgement.
     server.set_nodelay(true)?;
     let length = body.len();
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\
-         Content-Type: text/plain; version=0.0.4\r\nContent-Length: {length}\r\n\r\n"
+         {lines}Content-Length: {length}\r\n\r\n"
     );
     server.write_all(head.as_bytes())?;
     server.write_all(body)?;
