@@ -146,7 +146,7 @@ state=/var/lib/pgw-forwarder
 made=$state/made
 # The cron file of a node that is being taken out, until its group is deleted.
 leaving=$state/leaving
-# The same of one whose pushes go elsewhere now, and what it reads, until a push has come through there.
+# The same of one whose pushes go elsewhere now, with what it reads, until a push has come through there.
 former=$state/former
 
 # Puts this node under watch.
@@ -602,17 +602,16 @@ put_crontab() {
     done
 }
 
-# The first that are kept have pushed; those since then, with which this script has seen no push, maybe not.
 keep_former() {
-    [ ! -d "$former" ] || return 0
-    rm -rf "$former.new"
     # Its user is to read it.
-    install -d -m 755 "$state" "$former.new"
+    install -d -m 755 "$state" "$former"
+    kept=$(mktemp -d "$former/XXXXXX")
+    chmod 755 "$kept"
     for file in $access_files; do
-        [ ! -f "$file" ] || cp -p "$file" "$former.new"
+        [ ! -f "$file" ] || cp -p "$file" "$kept"
     done
-    (umask 077 && sed "s|=$access/|=$former/|" "$cron_file" >"$former.new/crontab")
-    mv "$former.new" "$former"
+    (umask 077 && sed "s|=$access/|=$kept/|" "$cron_file" >"$kept/new")
+    mv "$kept/new" "$kept/crontab"
 }
 
 # Asks with all that the pushes of this cron file will have.
@@ -854,19 +853,21 @@ warn_about_other_entries() {
     done
 }
 
-# Deletes what the former settings pushed; and what has just been pushed, where that is the same.
+# Deletes what former settings pushed; and what has just been pushed, where that is the same.
 delete_former() {
     say "deleting the metrics of the former settings"
-    settings=$former/crontab
-    before_cron --delete
-    [ "$status" = 0 ] || warn "they are still on the gateway, see above"
+    for settings in "$former"/*/crontab; do
+        [ -f "$settings" ] || continue
+        before_cron --delete
+        [ "$status" = 0 ] || warn "what was pushed with them is still there, see above"
+    done
     rm -rf "$former"
     settings=$cron_file
 }
 
 # Deletes all that this node has pushed, or ends.
 delete_groups() {
-    for settings in "$former/crontab" "$leaving"; do
+    for settings in "$former"/*/crontab "$leaving"; do
         [ -f "$settings" ] || continue
         before_cron --delete
         case $status in

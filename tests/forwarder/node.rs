@@ -399,8 +399,15 @@ fn a_node_joins_with_one_command_and_leaves_no_trace() {
     let output = machine.run(&scene.install(&format!("--pgw-addr {OUTSIDE}:1")));
     assert_eq!(output.status.code(), Some(6), "{output:?}");
     assert!(scene.push_time("node").is_some());
+    let output = machine.run(&scene.install("--pgw-job late --extra '--exporter-metric none'"));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    machine.says(&format!(
+        "PGW_JOB=late PGW_INSTANCE=n4 PGW_ADDR={} bundle/pgw-forwarder --lock-file lock",
+        scene.gateway.addr
+    ));
     machine.says(&scene.install("--pgw-job other"));
     assert_eq!(scene.push_time("node"), None);
+    assert_eq!(scene.push_time("late"), None);
     assert!(scene.push_time("other").is_some());
     let output = machine.run(&scene.install(&format!("--pgw-addr {OUTSIDE}:1")));
     assert_eq!(output.status.code(), Some(6), "{output:?}");
@@ -462,7 +469,7 @@ fn a_node_comes_back_from_a_reboot_and_so_does_its_exporter() {
 
     // A killed exporter is started again; a stopped one is told about each minute, and not pushed.
     let process = machine.processes("prometheus-node-exporter");
-    machine.says("systemctl kill --signal=KILL exporter");
+    machine.says("systemctl kill --kill-who=main --signal=KILL exporter");
     scene.wait_for_cron("a new exporter", || {
         let now = machine.processes("prometheus-node-exporter");
         (now.len() == 1 && now != process).then_some(())
