@@ -454,12 +454,11 @@ finish_packages() {
 
 # Remembered first: an interruption must not make it a package that was always there.
 add_package() {
-    is_installed "$1" || remember "package $1"
+    # With others that it needs, as far as apt-get knows them before it is brought up to date.
+    for needed in "$1" $(apt-get -qs install --no-install-recommends "$1" 2>/dev/null | sed -n 's/^Inst \([^ ]*\).*/\1/p'); do
+        is_installed "$needed" || remember "package $needed"
+    done
     if has apt-get; then
-        # With others that it needs, as far as apt-get knows them before it is brought up to date.
-        for needed in $(apt-get -qs install --no-install-recommends "$1" 2>/dev/null | sed -n 's/^Inst \([^ ]*\).*/\1/p'); do
-            is_installed "$needed" || remember "package $needed"
-        done
         step "install the package $1, without starting a service of it" install_packages "$1"
     else
         step "install the package $1" dnf --assumeyes --quiet install "$1"
