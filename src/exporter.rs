@@ -1,151 +1,116 @@
-//! The exporter's side: is it alive, and what does it say?
+//! The exporter's side: does it run, and what does it say?
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use log::info;
-use ureq::Error;
-use ureq::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
+use ureq::http::{Request, StatusCode, Uri, header};
 
-use crate::body::Body;
-use crate::encoding::{Encoding, TEXT};
-use crate::exit::Status;
 use crate::exposition::Exposition;
-use crate::http::{Client, access_remedy, check_coding, check_length, check_type, words};
-use crate::socket::is_gone;
-use crate::text::Samples;
+use crate::http::{Client, Response, Side, check_coding, describe_response, is_framed, values};
+use crate::status::Status;
 
-/// The likeliest remedy when something else answers than metrics.
-const HINT: &str = " (is --exporter-metric, EXPORTER_METRIC, right?)";
+/// Why a response without framing is refused.
+const UNFRAMED: &str = "the response has neither Content-Length nor chunked encoding: truncation would go \
+    undetected. If the exporter cannot do better, set --exporter-allow-unframed (EXPORTER_ALLOW_UNFRAMED)";
 
-/// An exporter, and the bounds that it has to keep.
-#[derive(Debug)]
+/// Why OpenMetrics is refused.
+const OPENMETRICS: &str = "the response is OpenMetrics, which a Pushgateway does not take. Make the exporter answer text/plain";
+
+/// An exporter, and the limits that it has to keep.
 pub struct Exporter {
-    /// Straight to the exporter, never through a proxy.
+    /// Goes straight to the exporter, never through a proxy.
     pub client: Client,
-    /// A page that costs the exporter nothing.
-    pub landing_page: Uri,
-    /// The page that runs the collectors.
-    pub metrics: Uri,
-    /// The form to ask for.
-    pub encoding: Encoding,
-    /// For the landing page's first words.
+    /// The URL that runs the collectors.
+    pub url: Uri,
+    /// The same for messages: a Unix socket is no part of a URL.
+    pub name: String,
+    /// Whether the end of the connection may be the end of the body.
+    pub allow_unframed: bool,
+    /// For the connection.
     pub probe_timeout: Duration,
-    /// For the whole answer.
+    /// For the whole response.
     pub scrape_timeout: Duration,
-    /// A larger exposition is refused.
+    /// A larger response is refused.
     pub max_bytes: u64,
 }
 
 impl Exporter {
-    /// Asks for the landing page. Any answer below 500 is a sign of life: an exporter without
-    /// such a page says 404.
+    /// Connects. The connection is the one that the scrape goes over: the exporter may serve only one at a
+    /// time, and any request may run its collectors.
     pub fn probe(&self) -> Result<()> {
-        let down = |why: String| {
-            Status::ExporterDown.because(format!("exporter {} is down: {why}", self.landing_page))
-        };
-        let request = Request::get(&self.landing_page);
-        let response = self
-            .client
-            .send(request, None, self.probe_timeout)
-            .map_err(|e| down(self.client.no_answer(&e, self.probe_timeout)))?;
-        if response.status().is_server_error() {
-            return Err(down(words(response)));
-        }
-        info!(
-            "exporter {} is alive: {}",
-            self.landing_page,
-            response.status()
-        );
-        // The scrape can reuse the connection if this page is read, up to a sensible length.
-        let _ = response
-            .into_body()
-            .into_reader()
-            .take(64 * 1024)
-            .read_to_end(&mut Vec::new());
+        self.client
+            .connect(&self.url, self.probe_timeout)
+            .map_err(|e| self.down(&self.client.explain(&e)))?;
+        info!("exporter {} is alive", self.name);
         Ok(())
     }
 
-    /// Scrapes the metrics: a whole and plausible exposition, or an error.
+    /// Scrapes the metrics: a complete exposition, or an error.
     pub fn scrape(&self) -> Result<Exposition> {
-        let unusable = |why: String| {
-            Status::ScrapeUnusable.because(format!(
-                "exporter {}: {why}; nothing was pushed",
-                self.metrics
-            ))
-        };
         let started = Instant::now();
-        let response = match self.request(self.scrape_timeout) {
-            // The connection was the probe's, and the exporter may have closed it meanwhile.
-            Err(Error::Io(e)) if is_gone(&e) => {
-                self.request(self.scrape_timeout.saturating_sub(started.elapsed()))
-            }
-            other => other,
-        }
-        .map_err(|e| unusable(self.client.cause(&e, self.scrape_timeout)))?;
-
-        if response.status() != StatusCode::OK {
-            let (status, words) = (response.status(), words(response));
-            let hint = match access_remedy(status, &words, "exporter") {
-                Some(remedy) => format!(" ({remedy})"),
-                None => HINT.into(),
+        let limit = self.scrape_timeout;
+        let request = Request::get(&self.url)
+            .header(header::ACCEPT, "text/plain;version=0.0.4, */*;q=0.1")
+            .header(header::ACCEPT_ENCODING, "identity");
+        let response = self.client.send(&self.url, request, None, limit).map_err(|e| {
+            let why = match Client::is_gone(&e) {
+                true => "alive at the probe, gone during the scrape. Check its log".into(),
+                false => self.client.explain(&e),
             };
-            return Err(unusable(format!("it answered {words}{hint}")));
+            self.down(&why)
+        })?;
+        if response.status() != StatusCode::OK {
+            let description = describe_response(response, Side::EXPORTER);
+            return Err(self.unusable(&format!("it answered {description}")));
         }
-        let is_protobuf =
-            check_type(&response, self.encoding).map_err(|why| unusable(why + HINT))?;
-        let is_gzip = check_coding(&response, self.encoding).map_err(unusable)?;
-        let encoding = Encoding::of(is_protobuf, is_gzip);
-        let length = check_length(&response).map_err(unusable)?;
-        if length.is_some_and(|length| length > self.max_bytes) {
-            return Err(unusable(self.too_large()));
-        }
-        let content_type = response.headers().get(header::CONTENT_TYPE);
-        let content_type = content_type
-            .cloned()
-            .unwrap_or(HeaderValue::from_static(TEXT));
+        self.check_head(&response).map_err(|why| self.unusable(&why))?;
 
-        let no_memory = |bytes| format!("no memory for the {bytes} bytes of {}", self.metrics);
-        let mut body = Body::new(length, self.max_bytes)
-            .with_context(|| no_memory(length.unwrap_or(self.max_bytes)))?;
-        let mut samples = Samples::default();
-        let look = |so_far: &[u8]| {
-            if encoding == Encoding::Text {
-                samples.look(so_far);
-            }
-        };
-        body.fill(response.into_body().into_reader(), look)
-            .map_err(|e| unusable(self.client.cause(&e.into(), self.scrape_timeout)))?;
-        if body.is_too_long() {
-            return Err(match body.room() < self.max_bytes {
-                true => anyhow!(no_memory(body.room() + 1)),
-                false => unusable(self.too_large()),
-            });
+        let is_framed = is_framed(&response);
+        let mut body = Vec::new();
+        let mut reader = response.into_body().into_reader().take(self.max_bytes.saturating_add(1));
+        reader.read_to_end(&mut body).map_err(|e| match e.kind() {
+            ErrorKind::OutOfMemory => anyhow!("no memory for the response of {}", self.name),
+            _ => self.unusable(&self.client.describe(&e.into())),
+        })?;
+        if body.len() as u64 > self.max_bytes {
+            return Err(self.unusable(&self.too_large()));
         }
-
-        let exposition =
-            Exposition::new(body, content_type, encoding, samples).map_err(unusable)?;
-        info!(
-            "scraped {}: {} bytes of {encoding}, {} ms",
-            self.metrics,
-            exposition.body.len(),
-            started.elapsed().as_millis()
-        );
+        if !is_framed && !body.ends_with(b"\n") {
+            return Err(self.unusable("the response is truncated: it does not end with a newline"));
+        }
+        let bytes = body.len();
+        let exposition = Exposition::new(body).map_err(|why| self.unusable(&why))?;
+        info!("scraped {}: {bytes} bytes, {} ms", self.name, started.elapsed().as_millis());
         Ok(exposition)
     }
 
-    fn request(&self, limit: Duration) -> Result<Response<ureq::Body>, Error> {
-        let request = Request::get(&self.metrics)
-            .header(header::ACCEPT, self.encoding.accept())
-            .header(header::ACCEPT_ENCODING, self.encoding.accept_encoding());
-        self.client.send(request, None, limit)
+    /// Checks what a head can say against its body.
+    fn check_head(&self, response: &Response) -> Result<(), String> {
+        let media_type = values(response, header::CONTENT_TYPE).to_ascii_lowercase();
+        if media_type.contains("application/openmetrics-text") {
+            return Err(OPENMETRICS.into());
+        }
+        if !is_framed(response) && !self.allow_unframed {
+            return Err(UNFRAMED.into());
+        }
+        if response.body().content_length().is_some_and(|length| length > self.max_bytes) {
+            return Err(self.too_large());
+        }
+        check_coding(response)
+    }
+
+    fn down(&self, why: &str) -> anyhow::Error {
+        Status::ExporterDown.error(format!("exporter {} is down: {why}", self.name))
+    }
+
+    fn unusable(&self, why: &str) -> anyhow::Error {
+        Status::ScrapeUnusable.error(format!("exporter {}: {why}; nothing was pushed", self.name))
     }
 
     fn too_large(&self) -> String {
-        format!(
-            "its answer is larger than {} bytes (see --max-bytes, EXPORTER_MAX_BYTES)",
-            self.max_bytes
-        )
+        let option = "--max-bytes (EXPORTER_MAX_BYTES)";
+        format!("the response is larger than {} bytes, see {option}", self.max_bytes)
     }
 }

@@ -1,139 +1,230 @@
-//! What an exporter said, and whether it can be the truth.
+//! The text format 0.0.4, as far as a line shows it without its labels, which the gateway parses:
+//! <https://prometheus.io/docs/instrumenting/exposition_formats/#text-format-details>.
 
-use std::sync::Arc;
+use std::io::{self, Write};
+use std::str;
 
-use ureq::http::HeaderValue;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
-use crate::body::Body;
-use crate::encoding::Encoding;
-use crate::logging::without_secrets;
-use crate::text::Samples;
-use crate::{gzip, protobuf};
+use crate::logging::quote;
 
-/// A whole scrape.
+/// The label of every push, whatever the exporter's was: every line has been seen to be of this format.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
+
+/// The white space of the format.
+const BLANKS: [char; 2] = [' ', '\t'];
+
+/// Bytes that are compressed at a time.
+const STEP: usize = 64 * 1024;
+
+/// A complete exposition.
 #[derive(Debug)]
 pub struct Exposition {
-    /// The bytes as received; the one thing that may be added is the final newline of a text.
-    pub body: Arc<Body>,
-    /// The Content-Type that the exporter gave them.
-    pub content_type: HeaderValue,
-    /// The form they are in.
-    pub encoding: Encoding,
+    /// The exporter's bytes, with a newline at the end, if it was missing; or these compressed.
+    pub body: Vec<u8>,
+    /// Whether they are compressed.
+    pub is_gzip: bool,
 }
 
 impl Exposition {
-    /// Checks that `body` is an exposition of this form, as far as it shows undecoded: of a
-    /// compressed one, that there is something in it; of a text, what `samples` has not seen yet.
-    pub fn new(
-        mut body: Body,
-        content_type: HeaderValue,
-        encoding: Encoding,
-        samples: Samples,
-    ) -> Result<Exposition, String> {
-        let amount = match encoding {
-            _ if body.is_empty() => return Err("the answer is empty".into()),
-            Encoding::Text => samples.conclude(&body)?,
-            Encoding::Protobuf => protobuf::metrics(&body)?,
-            Encoding::TextGzip | Encoding::ProtobufGzip => gzip::length(&body)?,
-        };
-        if amount == 0 {
-            return Err("the answer has no sample".into());
+    /// Checks that every line is blank, a comment or a sample, and at least one a sample, in UTF-8
+    /// throughout: a gateway takes a comment that is not, and Prometheus then refuses all that it has.
+    pub fn new(mut body: Vec<u8>) -> Result<Exposition, String> {
+        if body.is_empty() {
+            return Err("the response is empty".into());
         }
-        if encoding == Encoding::Text {
-            body.end_line();
+        let mut has_sample = false;
+        for (number, line) in (1..).zip(body.split(|b| *b == b'\n')) {
+            let error = |why| format!("line {number} is not {why}: \"{}\"", quote(line));
+            let line = str::from_utf8(line).map_err(|_| error("UTF-8"))?.trim_matches(BLANKS);
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            if !is_sample(line) {
+                return Err(error("a sample"));
+            }
+            has_sample = true;
         }
-        Ok(Exposition {
-            body: Arc::new(body),
-            content_type,
-            encoding,
-        })
+        if !has_sample {
+            return Err("the response has no sample".into());
+        }
+        if !body.ends_with(b"\n") {
+            body.push(b'\n');
+        }
+        Ok(Exposition { body, is_gzip: false })
+    }
+
+    /// Compresses the body within its own memory: the result takes the place of what has been read.
+    pub fn compress(self) -> io::Result<Exposition> {
+        let mut body = self.body;
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        let mut written = 0;
+        for start in (0..body.len()).step_by(STEP) {
+            let end = body.len().min(start + STEP);
+            encoder.write_all(&body[start..end])?;
+            let result = encoder.get_mut();
+            let amount = result.len().min(end - written);
+            body[written..written + amount].copy_from_slice(&result[..amount]);
+            result.drain(..amount);
+            written += amount;
+        }
+        body.truncate(written);
+        body.extend(encoder.finish()?);
+        Ok(Exposition { body, is_gzip: true })
     }
 }
 
-/// How many characters a message may take to quote what came over the network.
-const EXCERPT: usize = 300;
-
-/// As much of a text as a message may quote. What cannot be seen is shown as several characters,
-/// and they count, or the line would become too long for a system log.
-pub fn beginning(text: &str) -> &str {
-    let mut shown = 0;
-    let rest = text.char_indices().find(|(_, c)| {
-        shown += c.escape_debug().count();
-        shown > EXCERPT
-    });
-    rest.map_or(text, |(start, _)| &text[..start])
+/// Whether a line reads `name value`, `name{labels} value` or `{"name",labels} value`, each with or
+/// without a timestamp at the end.
+fn is_sample(line: &str) -> bool {
+    let is_value = |text: &str| text.parse::<f64>().is_ok();
+    let Some((series, last)) = split_last(line) else {
+        return false;
+    };
+    if is_series(series) {
+        return is_value(last);
+    }
+    let stamped = split_last(series).filter(|(series, value)| is_series(series) && is_value(value));
+    stamped.is_some() && last.parse::<i64>().is_ok()
 }
 
-/// The beginning of a text that came over the network, on one line.
-pub fn excerpt(bytes: &[u8]) -> String {
-    // Looked at no further than it can matter: the text may be as long as its sender likes.
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(8 * EXCERPT)]);
-    // Before a secret is cut and so not known any more.
-    let text = without_secrets(&text);
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match beginning(&line) {
-        all if all.len() == line.len() => line,
-        some => format!("{some}..."),
+/// The last word, and what comes before it. A blank separates them, or the brace that closes the labels: no
+/// number has a brace, so the last one closes them, whatever they hold.
+fn split_last(text: &str) -> Option<(&str, &str)> {
+    let end = text.bytes().rposition(|b| matches!(b, b' ' | b'\t' | b'}'))?;
+    let (rest, last) = text.split_at(end + 1);
+    Some((rest.trim_end_matches(BLANKS), last))
+}
+
+fn is_series(text: &str) -> bool {
+    let is_in_name = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b':';
+    let end = text.bytes().position(|b| !is_in_name(b)).unwrap_or(text.len());
+    let (name, labels) = text.split_at(end);
+    let labels = labels.trim_start_matches(BLANKS);
+    let inside = labels.strip_prefix('{').and_then(|labels| labels.strip_suffix('}'));
+    match inside {
+        // A name in quotes stands among the labels.
+        Some(inside) if name.is_empty() => inside.trim_start_matches(BLANKS).starts_with('"'),
+        _ => {
+            name.starts_with(|c: char| !c.is_ascii_digit())
+                && (labels.is_empty() || inside.is_some())
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::io::Read;
 
-    fn check(text: &str) -> Result<Exposition, String> {
-        Exposition::new(
-            text.as_bytes().into(),
-            HeaderValue::from_static("text/plain"),
-            Encoding::Text,
-            Samples::default(),
-        )
+    use super::*;
+    use flate2::read::GzDecoder;
+    use proptest::prelude::*;
+
+    #[track_caller]
+    fn error(text: &[u8]) -> String {
+        Exposition::new(text.into()).expect_err(&text.escape_ascii().to_string())
+    }
+
+    #[test]
+    fn every_form_of_a_sample_is_taken() {
+        for line in [
+            "a 1",
+            "  a:b_2\t-1.5e-3  ",
+            "c{} +Inf",
+            "c{x=\"}\",y=\"{ \\\" 1 2 3\"} NaN 1700000000000",
+            "c {x=\"1\"} 1",
+            "e{z=\"ü\"}0",
+            "{\"my_metric\",l=\"v\"} 1",
+            "{ \"my.metric\" } 1 5",
+            "a{\"my.label\"=\"v\"} 1",
+        ] {
+            let text = format!("\n# HELP a b\n#\n{line}\n \t\n# EOF\n");
+            assert!(Exposition::new(text.into()).is_ok(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn other_lines_are_refused_with_their_number() {
+        for line in [
+            "<html>",
+            "{\"a\": 1}",
+            "{}",
+            "{} 1",
+            "{a=\"b\"} 1",
+            "Internal error: 500",
+            "a",
+            "a ",
+            "a one",
+            "a 1 2 3",
+            "a 1 2.5",
+            "1a 1",
+            "a{x=\"1\" 1",
+            "a-b 1",
+            "a-1",
+            "ab0.5",
+            "a+Inf 1",
+            "a 1\r",
+            "\u{feff}a 1",
+        ] {
+            let why = error(format!("a 1\n{line}\n").as_bytes());
+            assert!(why.starts_with("line 2 is not a sample: "), "{line:?}: {why}");
+        }
+    }
+
+    #[test]
+    fn response_without_a_sample_is_refused() {
+        assert_eq!(error(b""), "the response is empty");
+        for text in ["\n", "# only a comment\n", " \t", "#"] {
+            assert_eq!(error(text.as_bytes()), "the response has no sample", "{text:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf8_are_refused_wherever_they_are() {
+        assert_eq!(
+            error(b"# TYPE t gauge\n# HELP t in \xb0C\nt 1\n"),
+            "line 2 is not UTF-8: \"# HELP t in \u{fffd}C\""
+        );
+        assert_eq!(error(b"\xff 1"), "line 1 is not UTF-8: \"\u{fffd} 1\"");
+        assert!(error(b"a{x=\"\xff\"} 1\n").starts_with("line 1 "));
     }
 
     #[test]
     fn only_a_missing_final_newline_is_added() {
-        assert_eq!(check("a 1").unwrap().body[..], *b"a 1\n");
-        assert_eq!(check("a 1\n\n").unwrap().body[..], *b"a 1\n\n");
+        let body = |text: &str| Exposition::new(text.into()).unwrap().body;
+        assert_eq!(body("a 1"), b"a 1\n");
+        assert_eq!(body("a 1\n\n"), b"a 1\n\n");
+        assert_eq!(body("a 1\n  # b"), b"a 1\n  # b\n");
     }
 
     #[test]
-    fn a_text_without_a_sample_or_with_another_line_is_refused() {
-        for text in ["", "\n", "# only a comment\n", "a 1\n<html>\n"] {
-            assert!(check(text).is_err(), "{text:?}");
+    fn compressed_body_is_gzip_and_needs_no_more_memory() {
+        let text = (0..100_000).map(|n| format!("a{{n=\"{n}\"}} {n}\n")).collect::<String>();
+        let exposition = Exposition::new(text.clone().into()).unwrap();
+        let (memory, room) = (exposition.body.as_ptr(), exposition.body.capacity());
+        let compressed = exposition.compress().unwrap();
+        assert!(compressed.is_gzip && compressed.body.len() < text.len() / 3);
+        assert_eq!((compressed.body.as_ptr(), compressed.body.capacity()), (memory, room));
+        let mut unpacked = String::new();
+        GzDecoder::new(&compressed.body[..]).read_to_string(&mut unpacked).unwrap();
+        assert!(unpacked == text);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_the_same_after_compression(comment in any::<Vec<char>>(), times in 1..2000usize) {
+            let comment = comment.into_iter().filter(|c| *c != '\n').collect::<String>();
+            let text = format!("#{comment}\na 1\n").repeat(times);
+            let compressed = Exposition::new(text.clone().into()).unwrap().compress().unwrap();
+            let mut unpacked = String::new();
+            GzDecoder::new(&compressed.body[..]).read_to_string(&mut unpacked).unwrap();
+            prop_assert!(unpacked == text);
         }
-    }
 
-    #[test]
-    fn what_is_not_plain_text_stays_as_it_is() {
-        let family = &b"\x05\x0a\x01a\x22\0"[..];
-        let gzip = &b"\x1f\x8b\x08\0\0\0\0\0\0\x03\0\0\0\0\0\0\x01\0\0\0"[..];
-        let empty = &[&gzip[..16], &[0; 4]].concat()[..];
-        for (encoding, good, bad) in [
-            (Encoding::Protobuf, family, &b"\x03\x0a\x01a"[..]),
-            (Encoding::TextGzip, gzip, empty),
-            (Encoding::ProtobufGzip, gzip, empty),
-        ] {
-            let check = |body: &[u8]| {
-                let content_type = HeaderValue::from_static("a/b");
-                Exposition::new(body.into(), content_type, encoding, Samples::default())
-            };
-            let found = check(good).unwrap();
-            assert_eq!(
-                (found.content_type.as_bytes(), found.encoding),
-                (&b"a/b"[..], encoding)
-            );
-            assert_eq!(found.body[..], *good);
-            assert_eq!(check(bad).unwrap_err(), "the answer has no sample");
-            assert_eq!(check(b"").unwrap_err(), "the answer is empty");
-            assert!(check(b"a 1\n").is_err(), "{encoding}");
+        #[test]
+        fn any_bytes_are_judged(bytes in any::<Vec<u8>>()) {
+            let _ = Exposition::new(bytes);
         }
-    }
-
-    #[test]
-    fn an_excerpt_is_one_short_line() {
-        assert_eq!(excerpt(b" a\r\n\tb \xff\n"), "a b \u{fffd}");
-        assert_eq!(excerpt("ü".repeat(1000).as_bytes()).chars().count(), 303);
-        assert_eq!(excerpt(&[b'x'; 300]).len(), 300);
-        assert_eq!(excerpt(&[0x1b; 300]), "\x1b".repeat(50) + "...");
     }
 }

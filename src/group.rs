@@ -5,11 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// Everything but RFC 3986's unreserved characters is percent-encoded.
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A grouping key in its one canonical order: job, instance, the other labels by name.
 #[derive(Debug)]
@@ -25,9 +21,9 @@ impl Group {
             let (name, value) = label
                 .split_once('=')
                 .ok_or_else(|| format!("{label:?} is not of the form NAME=VALUE"))?;
-            if !is_name(name) || name.starts_with("__") {
+            if !is_label_name(name) || name.starts_with("__") {
                 return Err(format!(
-                    "{name:?} is no label name: [a-zA-Z_][a-zA-Z0-9_]*, not beginning with __"
+                    "{name:?} is not a label name: [a-zA-Z_][a-zA-Z0-9_]*, not beginning with __"
                 ));
             }
             if name == "job" || name == "instance" {
@@ -47,8 +43,8 @@ impl Group {
     /// The grouping key of these labels, a job among them.
     pub fn of(mut labels: Vec<(String, String)>) -> Group {
         labels.sort_by(|(a, _), (b, _)| {
-            let place = |name: &str| (name != "job", name != "instance");
-            (place(a), a).cmp(&(place(b), b))
+            let rank = |name: &str| (name != "job", name != "instance");
+            (rank(a), a).cmp(&(rank(b), b))
         });
         Group(labels)
     }
@@ -60,8 +56,8 @@ impl Group {
         for (name, value) in &self.0 {
             path.push('/');
             path.push_str(name);
-            // What a URL path cannot carry: no segment may be empty, a router splits at a slash
-            // even when it is encoded, and drops the dot segments.
+            // A URL path cannot carry these: no segment may be empty, a router splits at a slash even when it
+            // is encoded, and drops dot segments.
             if value.is_empty() {
                 path.push_str("@base64/=");
             } else if value.contains('/') || value == "." || value == ".." {
@@ -75,22 +71,22 @@ impl Group {
         path
     }
 
-    /// This group's fixed place in a fleet's interval, from 0 up to 1. Evenly spread over many
-    /// groups, and the same in every version: a fleet may be upgraded node by node.
+    /// This group's fixed share of the splay, from 0 up to 1. The shares of many groups are evenly spread,
+    /// and the same in every version: a fleet may be upgraded node by node.
     pub fn share(&self) -> f64 {
-        // 53 bits are what an f64 holds exactly.
+        // An f64 holds 53 bits exactly.
         (fingerprint(&self.path()) >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 
-/// Whether this is a name of a label.
-pub fn is_name(name: &str) -> bool {
+/// Whether this is the name of a label.
+pub fn is_label_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// 64 bits of `text`: FNV-1a, which lets names that differ in their last letter stay close
-/// together, and MurmurHash3's finalizer, which does not.
+/// 64 bits of `text`: FNV-1a, and MurmurHash3's finalizer, which spreads the names that differ only in
+/// their last letter.
 pub fn fingerprint(text: &str) -> u64 {
     let mut hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -135,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_encoded_by_the_gateways_rules() {
+    fn value_is_encoded_by_the_gateways_rules() {
         for (value, segment) in [
             ("node1.example", "instance/node1.example"),
             ("a b", "instance/a%20b"),
@@ -147,22 +143,19 @@ mod tests {
             ("a/?>b", "instance@base64/YS8_PmI"),
             ("ü", "instance/%C3%BC"),
         ] {
-            assert_eq!(
-                path("node", value, &[]),
-                format!("metrics/job/node/{segment}")
-            );
+            assert_eq!(path("node", value, &[]), format!("metrics/job/node/{segment}"));
         }
     }
 
     #[test]
-    fn further_labels_follow_by_name_so_that_one_group_has_one_url() {
+    fn further_labels_follow_by_name() {
         let url = "metrics/job/j/instance/i/a/2/b/1%3D1";
         assert_eq!(path("j", "i", &["b=1=1", "a=2"]), url);
         assert_eq!(path("j", "i", &["a=2", "b=1=1"]), url);
     }
 
     #[test]
-    fn bad_labels_are_refused() {
+    fn bad_label_is_refused() {
         for labels in [
             &["a"][..],
             &["=v"],
@@ -180,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn the_share_is_pinned_for_all_versions() {
+    fn share_is_the_same_in_all_versions() {
         let share = |instance| Group::new("node", instance, &[]).unwrap().share();
         assert_eq!(share("node1.example"), 0.9862003522528113);
         assert_eq!(share("node2.example"), 0.9692975058394866);
@@ -190,24 +183,22 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_even_over_a_fleet() {
+    fn shares_are_spread_evenly() {
         let mut buckets = [0u32; 60];
         for n in 0..10_000 {
             let group = Group::new("node", &format!("node-{n:05}"), &[]).unwrap();
             buckets[(group.share() * 60.0) as usize] += 1;
         }
         let expected = 10_000.0 / 60.0;
-        let chi_square: f64 = buckets
-            .iter()
-            .map(|&seen| (f64::from(seen) - expected).powi(2) / expected)
-            .sum();
+        let chi_square: f64 =
+            buckets.iter().map(|&seen| (f64::from(seen) - expected).powi(2) / expected).sum();
         // The 99.9th percentile of chi-square with 59 degrees of freedom.
         assert!(chi_square < 98.3, "{chi_square}");
     }
 
     proptest! {
         #[test]
-        fn any_value_is_read_back_as_it_was(job in ".+", instance in any::<String>(), zone in any::<String>()) {
+        fn any_value_is_read_back_unchanged(job in ".+", instance in any::<String>(), zone in any::<String>()) {
             let path = path(&job, &instance, &[&format!("zone={zone}")]);
             prop_assert!(path.bytes().all(|b| b.is_ascii_graphic() && b != b'?' && b != b'#'));
             prop_assert_eq!(

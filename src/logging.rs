@@ -1,77 +1,59 @@
-//! Where messages go: to stderr, each on one line.
+//! Messages: to stderr, each on one line, with nothing in it that deceives a terminal, and no secret.
 
+use std::env;
 use std::io::Write;
 use std::sync::Mutex;
 
 use env_logger::{Builder, WriteStyle};
-use log::LevelFilter;
+use log::{Level, LevelFilter};
 
-/// Shows this program's messages from `level` on; else what `RUST_LOG`, which does not parse in
-/// the error, says; else warnings.
-pub fn init(level: Option<LevelFilter>, rust_log: Option<String>) -> Result<(), String> {
+/// Most characters of a text from the network that a message quotes.
+const MAX_QUOTE: usize = 300;
+
+/// Shows this program's messages from `level` on. Without it, `RUST_LOG` decides, which the error is about
+/// if it does not parse. Without that, warnings are shown.
+pub fn init(level: Option<LevelFilter>) -> Result<(), String> {
     let mut builder = Builder::new();
-    match (level, rust_log) {
+    match (level, env::var("RUST_LOG")) {
         (Some(level), _) => {
             builder.filter_module("pgw_forwarder", level);
         }
-        (None, Some(filters)) => {
+        (None, Ok(filters)) if !filters.is_empty() => {
             let parsed = env_filter::Builder::new().try_parse(&filters).map(drop);
             parsed.map_err(|e| format!("RUST_LOG: {e}"))?;
             builder.parse_filters(&filters);
         }
-        (None, None) => {
+        _ => {
             builder.filter_level(LevelFilter::Warn);
         }
-    };
+    }
     builder
         .write_style(WriteStyle::Never)
         .format(|out, record| {
             let level = record.level().as_str().to_ascii_lowercase();
-            writeln!(out, "{}", line(&level, &record.args().to_string()))
+            // At these levels, heads are shown, by other crates as well.
+            let is_detail = record.level() >= Level::Debug;
+            let message = record.args().to_string();
+            let message = if is_detail { mask_secrets(&message) } else { message };
+            writeln!(out, "{}", line(&level, &message))
         })
         .init();
     Ok(())
 }
 
-/// Says why the run failed, whatever is filtered.
-pub fn fail(why: &str) {
-    // Written at once, since other runs may write to the same file. If nobody can read it, the status
-    // still tells.
-    let line = line("error", why) + "\n";
+/// Prints why the run failed, whatever is filtered.
+pub fn print_error(message: &str) {
+    // In one piece: other runs may write to the same file. If nobody reads it, the status still counts.
+    let line = line("error", message) + "\n";
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
-/// What no message shows, whoever puts it there: a server may repeat what it was sent.
-static CONCEALED: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-/// Keeps a text from being shown, unless it is so short that it is part of many words.
-pub fn conceal(text: &str) {
-    if let (4.., Ok(mut concealed)) = (text.len(), CONCEALED.lock()) {
-        concealed.push(text.to_owned());
-        // One may be part of another.
-        concealed.sort_by_key(|text| usize::MAX - text.len());
-    }
-}
-
-/// A text without what is concealed.
-pub fn without_secrets(text: &str) -> String {
-    let mut text = text.to_owned();
-    if let Ok(concealed) = CONCEALED.lock() {
-        for secret in concealed.iter() {
-            text = text.replace(secret, "***");
-        }
-    }
-    text
-}
-
 fn line(level: &str, message: &str) -> String {
-    let message = without_secrets(message);
-    format!("pgw-forwarder: {level}: {}", printable(&message))
+    format!("pgw-forwarder: {level}: {}", sanitize(message))
 }
 
-/// Escapes what is not to be seen: a message may quote what came over the network, and neither a
-/// terminal nor a log that is read line by line may be deceived by it.
-pub fn printable(message: &str) -> String {
+/// Escapes control and other invisible characters.
+pub fn sanitize(message: &str) -> String {
     let mut text = String::with_capacity(message.len());
     for c in message.chars() {
         match c {
@@ -82,16 +64,70 @@ pub fn printable(message: &str) -> String {
     text
 }
 
+/// The secrets of this run.
+static SECRETS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Keeps a secret out of every text that a server sends: it may repeat what it was sent.
+pub fn register_secret(secret: &str) {
+    if let (false, Ok(mut secrets)) = (secret.is_empty(), SECRETS.lock()) {
+        secrets.push(secret.to_owned());
+        // The longest first, since one may contain another.
+        secrets.sort_by_key(|secret| usize::MAX - secret.len());
+    }
+}
+
+fn mask_secrets(text: &str) -> String {
+    let mut text = text.to_owned();
+    if let Ok(secrets) = SECRETS.lock() {
+        for secret in secrets.iter() {
+            text = text.replace(secret, "***");
+        }
+    }
+    text
+}
+
+/// The beginning of a text from the network, on one line, without secrets.
+pub fn quote(bytes: &[u8]) -> String {
+    // The text may be as long as its sender likes.
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(8 * MAX_QUOTE)]);
+    // Masked first: a secret that is cut would not be known any more.
+    let text = mask_secrets(&text);
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut shown = 0;
+    // An invisible character is shown as several, which count: system logs cut long lines.
+    let end = line.char_indices().find(|(_, c)| {
+        shown += c.escape_debug().count();
+        shown > MAX_QUOTE
+    });
+    match end {
+        Some((end, _)) => format!("{}...", &line[..end]),
+        None => line,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn only_what_can_be_seen_is_shown() {
-        assert_eq!(
-            printable("a\nb\x1b[2Jc\u{9b}\u{202e}"),
-            "a\\nb\\u{1b}[2Jc\\u{9b}\\u{202e}"
-        );
-        assert_eq!(printable("it's \"ü\" \\ 日本"), "it's \"ü\" \\ 日本");
+    fn invisible_characters_are_escaped() {
+        assert_eq!(sanitize("a\nb\x1b[2Jc\u{9b}\u{202e}"), "a\\nb\\u{1b}[2Jc\\u{9b}\\u{202e}");
+        assert_eq!(sanitize("it's \"ü\" \\ 日本"), "it's \"ü\" \\ 日本");
+    }
+
+    #[test]
+    fn quote_is_one_short_line() {
+        assert_eq!(quote(b" a\r\n\tb \xff\n"), "a b \u{fffd}");
+        assert_eq!(quote("ü".repeat(1000).as_bytes()).chars().count(), 303);
+        assert_eq!(quote(&[b'y'; 300]).len(), 300);
+        assert_eq!(quote(&[0x1b; 300]), "\x1b".repeat(50) + "...");
+    }
+
+    #[test]
+    fn secret_of_any_length_is_masked_in_a_quote() {
+        register_secret("");
+        register_secret("x7");
+        register_secret("x7-and-more");
+        assert_eq!(quote(b"got x7-and-more, x7"), "got ***, ***");
     }
 }

@@ -104,7 +104,7 @@ start_gateway() {
     else
         # Whatever the nodes push, this series is there.
         about=VictoriaMetrics what=query look="$page/api/v1/query?query=count(node_exporter_build_info)"
-        tests/victoria-metrics.sh
+        tests/newer-programs.sh victoria-metrics
         start victoria-metrics "$page/health" "$build/victoria-metrics" "-httpListenAddr=$PGW_ADDR" \
             "-storageDataPath=$directory/data" -search.latencyOffset=0s
         PGW_ADDR=$page/api/v1/import/prometheus

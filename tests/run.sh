@@ -9,7 +9,7 @@ if command -v apt-get >/dev/null; then
         prometheus-alertmanager prometheus-node-exporter prometheus-pushgateway shellcheck \
         systemd-container tinyproxy-bin
     # Where it cannot be had, its tests say so, and are skipped, but not in CI.
-    tests/victoria-metrics.sh || [ "${CI-}" != true ]
+    tests/newer-programs.sh || [ "${CI-}" != true ]
 fi
 shellcheck --external-sources install.sh deploy/*.sh tests/*.sh tests/bench/*.sh .ci/run
 cargo fmt --check

@@ -1,12 +1,13 @@
-//! measure RUNS STATUS PROGRAM [ARGUMENT]...: runs the program, and prints for each run what it and
-//! the processes that it waited for have taken: CPU time and wall time in milliseconds, and the peak
-//! memory of the largest of them in KiB. Fails when a run ends with another status.
+//! measure RUNS STATUS PROGRAM [ARGUMENT]...: runs the program, and prints a line for each run: the
+//! CPU time and the wall time in milliseconds, and the peak memory in KiB. CPU time covers the
+//! processes that the program waited for; peak memory is that of the largest of them. Fails if a
+//! run ends with another exit status than STATUS.
 
 use std::process::{Command, Stdio};
 use std::time::Instant;
 use std::{env, process};
 
-/// `struct rusage`, as 64-bit Linux has it.
+/// `struct rusage` of 64-bit Linux.
 #[repr(C)]
 #[derive(Default)]
 struct Usage {
@@ -31,11 +32,11 @@ fn main() {
         let (mut status, mut usage) = (0, Usage::default());
         let started = Instant::now();
         let pid = command.spawn().expect("PROGRAM").id() as i32;
-        // SAFETY: both are what the kernel fills in, and nobody else waits for this child.
+        // SAFETY: the kernel writes to these two references only, and std does not wait for this child.
         assert_eq!(pid, unsafe { wait4(pid, &mut status, 0, &mut usage) });
         let wall = started.elapsed().as_secs_f64() * 1e3;
         if status != expected << 8 {
-            eprintln!("{command:?} ended with {status:#x}");
+            eprintln!("{command:?} ended with wait status {status:#x}");
             process::exit(1);
         }
         let ms = |time: [i64; 2]| time[0] as f64 * 1e3 + time[1] as f64 / 1e3;

@@ -10,10 +10,10 @@ use std::process::{self, Command, Stdio};
 use serde_json::{Value, from_str};
 use tempfile::TempDir;
 
-use crate::machine::{image, needs};
-use crate::stage::{
-    FORWARDER, can_or_skips, find_program, free_port, get, host, program, query, wait_for,
-};
+use crate::booted_machine::{image, needs};
+use crate::host::{find_program, free_port, program, require, run_command, wait_for};
+use crate::run::FORWARDER;
+use crate::servers::{get, query};
 
 const SOURCE: &str = env!("CARGO_MANIFEST_DIR");
 const PLAIN: &str = "-f deploy/compose.yaml";
@@ -38,7 +38,7 @@ impl Containers {
             format!("cp -r {SOURCE}/deploy {}", to.display()),
             format!("cp {SOURCE}/install.sh {}", directory.path().display()),
         ] {
-            host(&line);
+            run_command(&line);
         }
         let mut containers = Containers {
             directory,
@@ -68,23 +68,13 @@ impl Containers {
         ] {
             fs::copy(from, programs.join(to)).unwrap();
         }
-        let (debian, base) = (
-            format!("{}-debian", self.name),
-            format!("{}-base", self.name),
-        );
+        let (debian, base) = (format!("{}-debian", self.name), format!("{}-base", self.name));
         self.images.extend([base.clone(), debian.clone()]);
         let tree = image();
-        self.says(&format!(
-            "tar --exclude=./var/cache -cf debian.tar -C {} .",
-            tree.display()
-        ));
+        self.says(&format!("tar --exclude=./var/cache -cf debian.tar -C {} .", tree.display()));
         self.says(&format!("docker import debian.tar {debian}"));
         let dockerfile = format!("FROM {debian}\nCOPY bin /usr/bin/\n");
-        fs::write(
-            self.directory.path().join("programs/Dockerfile"),
-            dockerfile,
-        )
-        .unwrap();
+        fs::write(self.directory.path().join("programs/Dockerfile"), dockerfile).unwrap();
         self.says(&format!("docker build --quiet --tag {base} programs"));
 
         let named = |file: &str, line: &str| {
@@ -226,11 +216,8 @@ impl Containers {
 
 impl Drop for Containers {
     fn drop(&mut self) {
-        let down = format!(
-            "{} -p {} {PLAIN} down --volumes --rmi local --timeout 1",
-            tool(),
-            self.name
-        );
+        let down =
+            format!("{} -p {} {PLAIN} down --volumes --rmi local --timeout 1", tool(), self.name);
         self.run(&down);
         self.run(&format!("docker network rm {}-nodes", self.name));
         for image in &self.images {
@@ -269,7 +256,7 @@ fn lacks() -> Option<String> {
 #[test]
 fn the_monitoring_side_runs_in_containers() {
     let lacks = lacks();
-    if !can_or_skips(lacks.is_none(), &lacks.unwrap_or_default()) {
+    if !require(lacks.is_none(), &lacks.unwrap_or_default()) {
         return;
     }
     let containers = Containers::new();
@@ -360,17 +347,11 @@ fn one_step_secures_the_gateway(containers: &Containers) {
                 .spawn()
                 .unwrap();
         let user = format!("user = \"{user}:{password}\"\n");
-        curl.stdin
-            .take()
-            .unwrap()
-            .write_all(user.as_bytes())
-            .unwrap();
+        curl.stdin.take().unwrap().write_all(user.as_bytes()).unwrap();
         String::from_utf8(curl.wait_with_output().unwrap().stdout).unwrap()
     };
     let password = secured("node.password");
-    wait_for("the secured gateway", || {
-        (status("node", &password) == "200").then_some(())
-    });
+    wait_for("the secured gateway", || (status("node", &password) == "200").then_some(()));
     assert_eq!(status("node", "geheim"), "401");
     assert_eq!(status("nobody", &password), "401");
     assert_eq!(status("prometheus", &secured("prometheus.password")), "200");
@@ -418,9 +399,7 @@ fn one_step_secures_the_gateway(containers: &Containers) {
         .status();
     assert!(added.unwrap().success());
     containers.compose(SECURED, "up -d --force-recreate");
-    wait_for("the second user", || {
-        (status("node2", "neues-wort") == "200").then_some(())
-    });
+    wait_for("the second user", || (status("node2", "neues-wort") == "200").then_some(()));
     wait_for("the gateway with its new certificate", || {
         let pushed = containers.push("n4.example", &format!("https://{addr}"));
         (pushed == (Some(0), String::new())).then_some(())

@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::stage::{get, pushes, wait_for};
+use crate::host::wait_for;
+use crate::servers::{count_pushes, get};
 
 /// Runs the demo until it shows its addresses, ends it, and asserts that nothing is left of it.
 fn demo(end: impl Fn(Pid)) {
@@ -21,57 +22,35 @@ fn demo(end: impl Fn(Pid)) {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(demo.stdout.take().unwrap())
-        .lines()
-        .map(Result::unwrap);
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines().map(Result::unwrap);
     let mut said = Vec::new();
     let mut addresses = Vec::new();
     while addresses.len() < 4 {
-        let line = lines
-            .next()
-            .unwrap_or_else(|| panic!("the demo ended: {said:#?}"));
+        let line = lines.next().unwrap_or_else(|| panic!("the demo ended: {said:#?}"));
         if let Some((_, address)) = line.split_once("  http://") {
             addresses.push(address.split('/').next().unwrap().to_owned());
         }
         said.push(line);
     }
-    let answer = said
-        .iter()
-        .find(|line| line.starts_with("node_load1{instance=\""));
-    assert!(
-        answer.is_some_and(|a| a.contains("job=\"node\"} => ")),
-        "{said:#?}"
-    );
+    let answer = said.iter().find(|line| line.starts_with("node_load1{instance=\""));
+    assert!(answer.is_some_and(|a| a.contains("job=\"node\"} => ")), "{said:#?}");
 
-    let [exporter, gateway, prometheus, fleet] = &addresses[..] else {
-        unreachable!()
-    };
+    let [exporter, gateway, prometheus, fleet] = &addresses[..] else { unreachable!() };
     assert_eq!(fleet, prometheus);
-    assert!(
-        get(&format!("http://{exporter}/metrics"))
-            .unwrap()
-            .contains("\nnode_load1 ")
-    );
+    assert!(get(&format!("http://{exporter}/metrics")).unwrap().contains("\nnode_load1 "));
     assert!(get(&format!("http://{prometheus}/graph")).is_some());
     wait_for("the page of the fleet", || {
         let page = get(&format!("http://{prometheus}/consoles/fleet.html"))?;
         page.contains("1 node pushes, none stopped").then_some(())
     });
-    wait_for("a second push", || (pushes(gateway) > 1).then_some(()));
+    wait_for("a second push", || (count_pushes(gateway) > 1).then_some(()));
 
     end(Pid::from_child(&demo));
     assert_eq!(demo.wait().unwrap().code(), Some(0));
     for address in addresses {
-        assert!(
-            TcpStream::connect(&address).is_err(),
-            "{address} is still served"
-        );
+        assert!(TcpStream::connect(&address).is_err(), "{address} is still served");
     }
-    assert_eq!(
-        fs::read_dir(temporary.path()).unwrap().count(),
-        0,
-        "a file is left"
-    );
+    assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0, "a file is left");
 }
 
 #[test]

@@ -25,8 +25,7 @@ impl Request {
     }
 
     pub fn length(&self) -> usize {
-        self.header("content-length")
-            .map_or(0, |length| length.parse().unwrap())
+        self.header("content-length").map_or(0, |length| length.parse().unwrap())
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -64,16 +63,12 @@ impl Fake {
         })
     }
 
-    /// Answers `/` as an exporter that is alive, and leaves all the rest to `behave`.
-    pub fn alive(behave: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Fake {
+    /// Reads the head of one request on each connection, and leaves all the rest to `behave`.
+    pub fn after_request(behave: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Fake {
         Fake::new(move |stream, seen| {
-            while let Some(request) = read_head(stream) {
-                let is_probe = request.path() == "/";
+            if let Some(request) = read_head(stream) {
                 seen.lock().unwrap().push(request);
-                if !is_probe {
-                    return behave(stream);
-                }
-                stream.write_all(&answer(200, "", "alive")).unwrap();
+                behave(stream);
             }
         })
     }
@@ -124,9 +119,7 @@ impl Fake {
                     continue;
                 }
                 let mut server = TcpStream::connect(&addr).unwrap();
-                let head = request
-                    .head
-                    .replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+                let head = request.head.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
                 server.write_all(head.as_bytes()).unwrap();
                 server.write_all(&request.body).unwrap();
                 let mut reply = Vec::new();
@@ -147,18 +140,14 @@ impl Fake {
 }
 
 /// An answer of `status` with a Content-Length; `headers` end in CRLF each.
-pub fn answer(status: u16, headers: &str, body: &str) -> Vec<u8> {
+pub fn response(status: u16, headers: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!("HTTP/1.1 {status} Told\r\n{headers}Content-Length: {length}\r\n\r\n{body}").into()
 }
 
 /// An answer as an exporter gives it.
-pub fn text(body: &str) -> Vec<u8> {
-    answer(
-        200,
-        "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n",
-        body,
-    )
+pub fn exposition(body: &str) -> Vec<u8> {
+    response(200, "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n", body)
 }
 
 /// The header that tells the time, these seconds from now.
@@ -178,10 +167,7 @@ pub fn read_head(stream: &mut TcpStream) -> Option<Request> {
         head.push(byte[0]);
     }
     let head = String::from_utf8(head).unwrap();
-    Some(Request {
-        head,
-        ..Request::default()
-    })
+    Some(Request { head, ..Request::default() })
 }
 
 fn read_body(stream: &mut TcpStream, request: &mut Request) {

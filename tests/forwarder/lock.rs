@@ -9,27 +9,23 @@ use std::time::Duration;
 
 use rustix::process::geteuid;
 
-use crate::fake::{Fake, answer, hang, text};
-use crate::stage::{Ended, Run, Server, can_or_skips, copy_of_the_program, pushes, wait_for};
+use crate::fake::{Fake, exposition, hang, response};
+use crate::host::{require, wait_for};
+use crate::run::{Ended, Run, copy_program};
+use crate::servers::{Server, count_pushes};
 
 /// A user that is not the one that runs the tests.
 const NOBODY: u32 = 65534;
 
 /// An exporter that is alive and never says more, so that a run holds its lock.
 fn stuck() -> Fake {
-    Fake::alive(hang)
+    Fake::after_request(hang)
 }
 
 /// A run that holds the lock at `lock`, once it does.
 fn holder(exporter: &Fake, gateway: &str, lock: &Path) -> Child {
     let child = locked(Run::new(&exporter.addr, gateway), lock).start();
-    wait_for("the scrape", || {
-        exporter
-            .requests()
-            .iter()
-            .find(|r| r.path() == "/metrics")
-            .cloned()
-    });
+    wait_for("the scrape", || exporter.requests().iter().find(|r| r.path() == "/metrics").cloned());
     child
 }
 
@@ -44,23 +40,17 @@ fn kill(mut child: Child) {
 
 #[test]
 fn a_second_run_for_the_group_leaves_at_once_and_names_the_first() {
-    let (exporter, gateway) = (stuck(), Fake::answering(|_| answer(200, "", "")));
+    let (exporter, gateway) = (stuck(), Fake::answering(|_| response(200, "", "")));
     let run = |addr: &str| Run::new(addr, &gateway.addr).instance("one");
     let first = run(&exporter.addr).start();
-    wait_for("the scrape", || {
-        (exporter.requests().len() == 2).then_some(())
-    });
+    wait_for("the scrape", || (exporter.requests().len() == 2).then_some(()));
 
     let second = run(&exporter.addr).end();
     second.failed(3, &["another run", &format!("PID {}", first.id())]);
-    assert_eq!(
-        exporter.requests().len(),
-        2,
-        "the second run has contacted the exporter"
-    );
+    assert_eq!(exporter.requests().len(), 2, "the second run has contacted the exporter");
 
     // Another group's run goes its way, and pushes.
-    let alive = Fake::answering(|_| text("a 1\n"));
+    let alive = Fake::answering(|_| exposition("a 1\n"));
     run(&alive.addr).instance("two").end().succeeded();
     run(&alive.addr).env("PGW_LABELS", "a=b").end().succeeded();
     assert_eq!(gateway.requests().len(), 2);
@@ -84,9 +74,8 @@ fn two_runs_at_once_for_two_groups_both_push() {
 #[test]
 fn of_fifty_runs_started_together_those_that_did_not_overlap_push() {
     let (exporter, gateway) = (Server::node_exporter(), Server::pushgateway(&[]));
-    let runs: Vec<Child> = (0..50)
-        .map(|_| Run::new(&exporter.addr, &gateway.addr).start())
-        .collect();
+    let runs: Vec<Child> =
+        (0..50).map(|_| Run::new(&exporter.addr, &gateway.addr).start()).collect();
     let mut pushed = 0;
     for run in runs {
         let ended = Ended::new(run.wait_with_output().unwrap(), Duration::ZERO);
@@ -99,20 +88,16 @@ fn of_fifty_runs_started_together_those_that_did_not_overlap_push() {
         }
     }
     assert!(pushed > 0);
-    assert_eq!(pushes(&gateway.addr), pushed);
+    assert_eq!(count_pushes(&gateway.addr), pushed);
 }
 
 #[test]
 fn a_delete_waits_for_no_push() {
-    let (exporter, gateway) = (stuck(), Fake::answering(|_| answer(202, "", "")));
+    let (exporter, gateway) = (stuck(), Fake::answering(|_| response(202, "", "")));
     let directory = tempfile::tempdir().unwrap();
     let lock = directory.path().join("lock");
     let first = holder(&exporter, &gateway.addr, &lock);
-    let delete = || {
-        locked(Run::new("127.0.0.1:1", &gateway.addr), &lock)
-            .arg("--delete")
-            .end()
-    };
+    let delete = || locked(Run::new("127.0.0.1:1", &gateway.addr), &lock).arg("--delete").end();
     delete().failed(3, &["another run"]);
     kill(first);
     delete().succeeded();
@@ -121,26 +106,17 @@ fn a_delete_waits_for_no_push() {
 
 #[test]
 fn the_lock_file_holds_the_pid_and_stays() {
-    let (exporter, gateway) = (stuck(), Fake::answering(|_| answer(200, "", "")));
+    let (exporter, gateway) = (stuck(), Fake::answering(|_| response(200, "", "")));
     let directory = tempfile::tempdir().unwrap();
     let lock = directory.path().join("lock");
     fs::write(&lock, "\0 0004194304\n").unwrap();
     let first = holder(&exporter, &gateway.addr, &lock);
-    assert_eq!(
-        fs::read_to_string(&lock).unwrap(),
-        format!("{}\n", first.id())
-    );
+    assert_eq!(fs::read_to_string(&lock).unwrap(), format!("{}\n", first.id()));
     kill(first);
 
-    let alive = Fake::answering(|_| text("a 1\n"));
-    locked(Run::new(&alive.addr, &gateway.addr), &lock)
-        .end()
-        .succeeded();
-    assert_eq!(
-        fs::read_to_string(&lock).unwrap(),
-        "",
-        "a released lock names nobody"
-    );
+    let alive = Fake::answering(|_| exposition("a 1\n"));
+    locked(Run::new(&alive.addr, &gateway.addr), &lock).end().succeeded();
+    assert_eq!(fs::read_to_string(&lock).unwrap(), "", "a released lock names nobody");
 }
 
 /// Runs that must be refused by the lock alone: nothing is at either address.
@@ -148,11 +124,7 @@ fn refused(lock: &Path, words: &[&str]) {
     let ended = locked(Run::new("127.0.0.1:1", "127.0.0.1:1"), lock).end();
     ended.failed(
         1,
-        &[
-            &["lock file", lock.to_str().unwrap(), "FORWARDER_LOCK_FILE"],
-            words,
-        ]
-        .concat(),
+        &[&["lock file", lock.to_str().unwrap(), "FORWARDER_LOCK_FILE"], words].concat(),
     );
 }
 
@@ -174,14 +146,8 @@ fn what_is_not_a_lock_file_of_this_user_is_refused_and_untouched() {
     fs::hard_link(&target, path("second name")).unwrap();
     refused(&path("second name"), &["hard link"]);
 
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        path("fifo"),
-        rustix::fs::FileType::Fifo,
-        0o600.into(),
-        0,
-    )
-    .unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, path("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
+        .unwrap();
     refused(&path("fifo"), &["not a regular file"]);
     refused(directory.path(), &["directory"]);
     refused(Path::new("/dev/null"), &[]);
@@ -191,10 +157,7 @@ fn what_is_not_a_lock_file_of_this_user_is_refused_and_untouched() {
 
 #[test]
 fn a_lock_file_of_another_user_is_refused_and_untouched() {
-    if !can_or_skips(
-        geteuid().is_root(),
-        "a lock file of another user needs root",
-    ) {
+    if !require(geteuid().is_root(), "a lock file of another user needs root") {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -209,7 +172,7 @@ fn a_lock_file_of_another_user_is_refused_and_untouched() {
 fn a_directory_that_cannot_be_written_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let lock = directory.path().join("lock");
-    let program = copy_of_the_program(directory.path());
+    let program = copy_program(directory.path());
     fs::set_permissions(directory.path(), Permissions::from_mode(0o555)).unwrap();
 
     // Root can write everywhere.
@@ -230,25 +193,19 @@ fn a_directory_that_cannot_be_written_is_refused() {
 /// The default directories of a user that nobody is, made by root.
 #[test]
 fn the_default_directory_has_to_be_this_users_alone() {
-    if !can_or_skips(
-        geteuid().is_root(),
-        "the default directories of another user need root",
-    ) {
+    if !require(geteuid().is_root(), "the default directories of another user need root") {
         return;
     }
     let user = 200_000 + std::process::id() % 100_000;
-    let gateway = Fake::answering(|_| answer(200, "", ""));
-    let exporter = Fake::answering(|_| text("a 1\n"));
+    let gateway = Fake::answering(|_| response(200, "", ""));
+    let exporter = Fake::answering(|_| exposition("a 1\n"));
     let place = tempfile::tempdir().unwrap();
-    let program = copy_of_the_program(place.path());
+    let program = copy_program(place.path());
     fs::set_permissions(place.path(), Permissions::from_mode(0o777)).unwrap();
     let run = |temporary: &Path| {
         let output = Command::new(&program)
             .env_clear()
-            .envs([
-                ("EXPORTER_ADDR", &exporter.addr),
-                ("PGW_ADDR", &gateway.addr),
-            ])
+            .envs([("EXPORTER_ADDR", &exporter.addr), ("PGW_ADDR", &gateway.addr)])
             .env("TMPDIR", temporary)
             // A login shell has it and cron has not: it must not make a difference.
             .env("XDG_RUNTIME_DIR", place.path())
@@ -262,10 +219,7 @@ fn the_default_directory_has_to_be_this_users_alone() {
     let words = ["directory", own.to_str().unwrap(), "FORWARDER_LOCK_FILE"];
 
     run(place.path()).succeeded();
-    assert_eq!(
-        fs::metadata(&own).unwrap().permissions().mode() & 0o777,
-        0o700
-    );
+    assert_eq!(fs::metadata(&own).unwrap().permissions().mode() & 0o777, 0o700);
     let lock = fs::read_dir(&own).unwrap().next().unwrap().unwrap();
     assert_eq!(lock.metadata().unwrap().permissions().mode() & 0o777, 0o600);
 
@@ -299,8 +253,8 @@ fn the_default_directory_has_to_be_this_users_alone() {
 
 #[test]
 fn a_run_that_sleeps_its_splay_holds_the_lock() {
-    let gateway = Fake::answering(|_| answer(200, "", ""));
-    let exporter = Fake::answering(|_| text("a 1\n"));
+    let gateway = Fake::answering(|_| response(200, "", ""));
+    let exporter = Fake::answering(|_| exposition("a 1\n"));
     let directory = tempfile::tempdir().unwrap();
     let lock = directory.path().join("lock");
     let run = || {

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use crate::fake::{Fake, answer, date, hang, read_head, text};
-use crate::stage::{FORWARDER, Run, Server, nowhere, wait_for};
+use crate::fake::{Fake, date, exposition, hang, read_head, response};
+use crate::host::{unused_address, wait_for};
+use crate::run::{FORWARDER, Run};
+use crate::servers::Server;
 
 /// Seconds after which a group is old in these tests.
 const OLD: &str = "5";
@@ -20,12 +22,9 @@ fn prune(gateway: &str) -> Run {
 
 /// Pushes to a group; labels as the forwarder's own variable has them.
 fn push(gateway: &str, job: &str, instance: &str, labels: &str) {
-    let exporter = Fake::answering(|_| text("a 1\n"));
+    let exporter = Fake::answering(|_| exposition("a 1\n"));
     let run = Run::new(&exporter.addr, gateway).instance(instance);
-    run.env("PGW_JOB", job)
-        .env("PGW_LABELS", labels)
-        .end()
-        .succeeded();
+    run.env("PGW_JOB", job).env("PGW_LABELS", labels).end().succeeded();
 }
 
 /// Pushes to a group that has no instance, which the forwarder itself never does.
@@ -39,9 +38,7 @@ fn push_without_instance(gateway: &str, job: &str) {
 fn grow_old() {
     let old = Duration::from_secs(OLD.parse::<u64>().unwrap() + 1);
     let pushed = SystemTime::now();
-    wait_for("the groups to grow old", || {
-        (pushed.elapsed().unwrap() > old).then_some(())
-    });
+    wait_for("the groups to grow old", || (pushed.elapsed().unwrap() > old).then_some(()));
 }
 
 /// A Pushgateway with an old group in each of the jobs a, b and c.
@@ -56,13 +53,7 @@ fn three_old_groups() -> Server {
 
 /// A gateway that has these lines on its page until the first deletion.
 fn with_lines(lines: &str) -> Fake {
-    let page = |lines| {
-        answer(
-            200,
-            &date(0),
-            &format!("pushgateway_build_info{{}} 1\n{lines}"),
-        )
-    };
+    let page = |lines| response(200, &date(0), &format!("pushgateway_build_info{{}} 1\n{lines}"));
     let (before, after) = (page(lines), page(""));
     let is_there = AtomicBool::new(true);
     Fake::answering(move |path| match path {
@@ -70,7 +61,7 @@ fn with_lines(lines: &str) -> Fake {
         "/metrics" => after.clone(),
         _ => {
             is_there.store(false, Ordering::Relaxed);
-            answer(202, "", "")
+            response(202, "", "")
         }
     })
 }
@@ -109,7 +100,7 @@ fn old_groups_of_every_kind_of_key_go_and_fresh_ones_stay() {
     push(&gateway.addr, "a/b", "n", "");
     push_without_instance(&gateway.addr, "batch");
     // Never stored, but the node is there and tries, and its alert must go on.
-    let refused = Fake::answering(|_| text("a 1 1700000000000\n"));
+    let refused = Fake::answering(|_| exposition("a 1 1700000000000\n"));
     let tries = || {
         let run = Run::new(&refused.addr, &gateway.addr).env("PGW_JOB", "refused");
         run.instance("n").end().status
@@ -133,24 +124,14 @@ fn old_groups_of_every_kind_of_key_go_and_fresh_ones_stay() {
     listed.succeeded();
     let listed = String::from_utf8(listed.stdout).unwrap();
     assert_eq!(listed.lines().count(), going.len(), "{listed}");
-    assert!(
-        listed.contains("{instance=\"a\\\\b\\nc\",job=\"old\"}, last pushed "),
-        "{listed}"
-    );
+    assert!(listed.contains("{instance=\"a\\\\b\\nc\",job=\"old\"}, last pushed "), "{listed}");
     assert_eq!(keys(&gateway), before);
 
     // Then those of one job, and then all.
     let chosen = prune(&gateway.addr).env("PGW_JOB", "a/b").arg("-v").end();
-    assert!(
-        chosen
-            .stderr
-            .contains("deleted {instance=\"n\",job=\"a/b\"}")
-    );
+    assert!(chosen.stderr.contains("deleted {instance=\"n\",job=\"a/b\"}"));
     assert_eq!(keys(&gateway).len(), before.len() - 1);
-    prune(&gateway.addr)
-        .args(&["--pgw-job", "batch"])
-        .end()
-        .succeeded();
+    prune(&gateway.addr).args(&["--pgw-job", "batch"]).end().succeeded();
     assert_eq!(keys(&gateway).len(), before.len() - 2);
     prune(&gateway.addr).end().succeeded();
     assert_eq!(keys(&gateway), staying);
@@ -164,7 +145,7 @@ fn a_refused_deletion_does_not_keep_the_others() {
     let gateway = three_old_groups();
     let guard = Fake::meddling(&gateway.addr, |request| {
         let is_hers = request.method() == "DELETE" && request.path().contains("/job/b/");
-        is_hers.then(|| answer(403, "", "b is mine"))
+        is_hers.then(|| response(403, "", "b is mine"))
     });
     let ended = prune(&guard.addr).end();
     assert_eq!(ended.status, Some(7), "{ended:?}");
@@ -210,7 +191,7 @@ fn a_gateway_that_dies_halfway_is_said_to() {
     let addr = gateway.addr.clone();
     // Half of a page, with old groups in it, is no reason to delete anything.
     let page = gateway.page("/metrics");
-    let half = answer(200, &date(0), &page);
+    let half = response(200, &date(0), &page);
     let half = half[..half.len() - 10].to_vec();
     let torn = Fake::raw(move |stream| {
         let request = read_head(stream).unwrap();
@@ -218,9 +199,7 @@ fn a_gateway_that_dies_halfway_is_said_to() {
             std::io::Write::write_all(stream, &half).unwrap();
         }
     });
-    prune(&torn.addr)
-        .end()
-        .failed(6, &["gateway", "/metrics is unreachable", "too early"]);
+    prune(&torn.addr).end().failed(6, &["gateway", "/metrics is unreachable", "too early"]);
 
     // It ends after the first of three deletions.
     let dying = Mutex::new(Some(gateway));
@@ -246,10 +225,8 @@ fn a_gateway_that_dies_halfway_is_said_to() {
 #[test]
 fn what_is_no_pushgateway_is_told() {
     let exporter = Server::node_exporter();
-    prune(&exporter.addr)
-        .end()
-        .failed(7, &["is no Pushgateway", "pushgateway_build_info"]);
-    prune(&nowhere()).end().failed(6, &["gateway", "refused"]);
+    prune(&exporter.addr).end().failed(7, &["is no Pushgateway", "pushgateway_build_info"]);
+    prune(&unused_address()).end().failed(6, &["gateway", "refused"]);
 
     let date = &date(0);
     let own = "pushgateway_build_info{version=\"1\"} 1\n";
@@ -260,25 +237,25 @@ fn what_is_no_pushgateway_is_told() {
         prune(&fake.addr).end().failed(status, words);
         assert_eq!(fake.requests().len(), 1, "it was asked to delete");
     };
-    nothing_went(answer(200, "", &page), 7, &["no date"]);
-    nothing_went(answer(200, "Date: yesterday\r\n", &page), 7, &["no date"]);
-    nothing_went(answer(200, &date.repeat(2), &page), 7, &["no date"]);
-    let ahead = answer(200, &crate::fake::date(3600), &page);
+    nothing_went(response(200, "", &page), 7, &["no date"]);
+    nothing_went(response(200, "Date: yesterday\r\n", &page), 7, &["no date"]);
+    nothing_went(response(200, &date.repeat(2), &page), 7, &["no date"]);
+    let ahead = response(200, &crate::fake::date(3600), &page);
     nothing_went(ahead, 7, &["clock", "differ by"]);
-    nothing_went(answer(206, date, &page), 7, &["it answered 206"]);
+    nothing_went(response(206, date, &page), 7, &["it answered 206"]);
     let html = format!("{date}Content-Type: text/html\r\n");
-    nothing_went(answer(200, &html, &page), 7, &["an HTML page"]);
+    nothing_went(response(200, &html, &page), 7, &["an HTML page"]);
     let json = format!("{date}Content-Type: application/json\r\n");
-    nothing_went(answer(200, &json, &page), 7, &["not the text format"]);
+    nothing_went(response(200, &json, &page), 7, &["not the text format"]);
     let gzip = format!("{date}Content-Encoding: gzip\r\n");
-    nothing_went(answer(200, &gzip, &page), 7, &["gzip"]);
+    nothing_went(response(200, &gzip, &page), 7, &["gzip"]);
     let endless = format!("HTTP/1.1 200 OK\r\n{date}\r\n{page}").into_bytes();
     let endless = Fake::raw(move |stream| {
         read_head(stream).unwrap();
         std::io::Write::write_all(stream, &endless).unwrap();
     });
     prune(&endless.addr).end().failed(7, &["a part looks like"]);
-    nothing_went(answer(500, date, "oh no"), 7, &["500", "oh no"]);
+    nothing_went(response(500, date, "oh no"), 7, &["500", "oh no"]);
     for line in [
         "push_time_seconds{instance=\"n\"} 1\n",
         "push_time_seconds{job=\"\\x\"} 1\n",
@@ -287,13 +264,13 @@ fn what_is_no_pushgateway_is_told() {
         "push_time_seconds{job=\"a\"} 1",
     ] {
         let page = format!("{own}{group}{line}");
-        nothing_went(answer(200, date, &page), 7, &["is no Pushgateway: it has"]);
+        nothing_went(response(200, date, &page), 7, &["is no Pushgateway: it has"]);
     }
     // It says yes, and does nothing.
-    let reply = answer(200, date, &page);
+    let reply = response(200, date, &page);
     let liar = Fake::answering(move |path| match path {
         "/metrics" => reply.clone(),
-        _ => answer(202, "", ""),
+        _ => response(202, "", ""),
     });
     let ended = prune(&liar.addr).env("PGW_PUSH_TIMEOUT", "1").end();
     ended.failed(7, &["took the deletion of", "but still has it"]);
@@ -307,20 +284,16 @@ fn what_grows_old_meanwhile_is_left_for_the_next_time() {
     let looks = Mutex::new(0);
     let gateway = Fake::answering(move |path| {
         if path != "/metrics" {
-            return answer(202, "", "");
+            return response(202, "", "");
         }
         let mut looks = looks.lock().unwrap();
         *looks += 1;
-        let old = if *looks == 1 {
-            "push_time_seconds{job=\"old\"} 1\n"
-        } else {
-            ""
-        };
+        let old = if *looks == 1 { "push_time_seconds{job=\"old\"} 1\n" } else { "" };
         let page = format!(
             "pushgateway_build_info{{}} 1\n{old}push_time_seconds{{job=\"j{looks}\"}} {}\n",
             now - 4
         );
-        answer(200, &date(*looks * 5), &page)
+        response(200, &date(*looks * 5), &page)
     });
     let run = Run::new("127.0.0.1:1", &gateway.addr);
     run.args(&["--prune", "10"]).end().succeeded();
@@ -334,7 +307,7 @@ fn a_proxy_that_keeps_connections_open_is_gone_through() {
     let gateway = three_old_groups();
     let proxy = Fake::meddling(&gateway.addr, |request| {
         let is_whole = request.path().starts_with("http://");
-        (!is_whole).then(|| answer(400, "", "a proxy has to be told the host"))
+        (!is_whole).then(|| response(400, "", "a proxy has to be told the host"))
     });
     let ended = prune(&gateway.addr).env("http_proxy", &proxy.addr).end();
     ended.succeeded();
@@ -361,10 +334,8 @@ fn one_prune_runs_at_a_time_for_each_gateway() {
     wait_for("the first", || stuck.requests().pop());
     prune(&stuck.addr).end().failed(3, &["another run (PID "]);
     // A node on the monitoring host goes on pushing meanwhile.
-    let exporter = Fake::answering(|_| text("a 1\n"));
-    let ended = Run::new(&exporter.addr, &stuck.addr)
-        .env("PGW_PUSH_TIMEOUT", "0.1")
-        .end();
+    let exporter = Fake::answering(|_| exposition("a 1\n"));
+    let ended = Run::new(&exporter.addr, &stuck.addr).env("PGW_PUSH_TIMEOUT", "0.1").end();
     ended.failed(6, &["no whole answer"]);
     first.kill().unwrap();
     first.wait().unwrap();
@@ -372,7 +343,7 @@ fn one_prune_runs_at_a_time_for_each_gateway() {
 
 #[test]
 fn what_would_prune_more_than_was_meant_is_a_usage_error() {
-    let gateway = Fake::answering(|_| answer(200, "", ""));
+    let gateway = Fake::answering(|_| response(200, "", ""));
     for (args, word) in [
         (&["--prune"][..], "--prune"),
         (&["--prune", "0"], "from 1 to 315360000"),
@@ -398,9 +369,7 @@ fn the_example_crontab_prunes_the_nodes() {
     let mut lines = include_str!("../../crontab.example").lines();
     let command = lines.find_map(|line| line.strip_prefix("#17 * * * * nobody "));
     // As cron does it, but for the places of the forwarder and the gateway.
-    let command = command
-        .unwrap()
-        .replace("/usr/local/bin/pgw-forwarder", FORWARDER);
+    let command = command.unwrap().replace("/usr/local/bin/pgw-forwarder", FORWARDER);
     let output = Command::new("/bin/sh")
         .args(["-c", &command])
         .env_clear()
@@ -412,8 +381,5 @@ fn the_example_crontab_prunes_the_nodes() {
     assert!(output.status.success(), "{output:?}");
     let requests = gateway.requests();
     let paths: Vec<_> = requests.iter().map(|request| request.path()).collect();
-    assert_eq!(
-        paths,
-        ["/metrics", "/metrics/job/node/instance/n", "/metrics"]
-    );
+    assert_eq!(paths, ["/metrics", "/metrics/job/node/instance/n", "/metrics"]);
 }

@@ -1,0 +1,30 @@
+//! Usage errors, each on one line that names the option and its variable.
+
+use std::error::Error as _;
+
+use clap::error::{ContextKind, ErrorKind};
+use clap::{Arg, Command, Error};
+
+/// What is wrong with the command line or the environment.
+pub fn explain(error: &Error, mut command: Command) -> String {
+    command.build();
+    let wrong = error.get(ContextKind::InvalidArg).map(ToString::to_string);
+    let option = command.get_arguments().find(|arg| Some(arg.to_string()) == wrong).map(name);
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    match (option, error.kind(), error.source()) {
+        // clap's own line would show the value, which may be secret.
+        (Some(option), ErrorKind::ValueValidation, Some(why)) => format!("{option}: {why}"),
+        (Some(option), ..) => format!("{option}: {line}. See --help"),
+        (None, ..) => format!("{line}. See --help"),
+    }
+}
+
+/// An option and its variable: the user has set one of them.
+pub fn name(option: &Arg) -> String {
+    let long = option.get_long().unwrap_or_default();
+    match option.get_env() {
+        Some(variable) => format!("--{long} ({})", variable.to_string_lossy()),
+        None => format!("--{long}"),
+    }
+}

@@ -1,0 +1,188 @@
+//! Sends one request within a time limit, and returns the response. Everything else about HTTP is below.
+
+mod access;
+mod address;
+mod auth;
+mod connect;
+mod proxy;
+mod resolver;
+mod response;
+mod side;
+#[cfg(target_feature = "crt-static")]
+mod static_libc;
+mod tls;
+mod transport;
+
+use std::env;
+use std::io::ErrorKind;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use log::debug;
+use ureq::Agent;
+use ureq::config::Config;
+use ureq::http::request::Builder;
+use ureq::http::{HeaderName, HeaderValue, Uri, header};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{ConnectionDetails, Connector, NextTimeout};
+
+pub use access::Access;
+pub use address::Address;
+pub use response::{Response, check_coding, describe as describe_response, is_framed, values};
+pub use side::Side;
+pub use ureq::Error;
+
+use connect::{MAX_HEAD, Route};
+use transport::{Connection, RequestState, is_gone};
+
+/// Speaks to one server. It follows no redirect, and every status is a response, not an error.
+pub struct Client {
+    side: Side,
+    route: Route,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    agent: Agent,
+    ready: Ready,
+}
+
+impl Client {
+    /// A client for the server at `address`. With `use_proxy`, it goes through the proxy that the
+    /// environment names. The error names the option or variable that is wrong.
+    pub fn new(address: &Address, access: &Access, use_proxy: bool) -> Result<Client, String> {
+        // A value that is not UTF-8 must not count as unset. It will not parse.
+        let variable = |name: &str| Some(env::var_os(name)?.to_string_lossy().into_owned());
+        let proxy = match use_proxy {
+            true => proxy::for_url(&address.join("")?, variable)?,
+            false => None,
+        };
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            // ureq's own would go by a tunnel, which proxies allow to few ports.
+            .proxy(None)
+            .max_idle_connections(0)
+            .max_response_header_size(MAX_HEAD)
+            .user_agent(concat!("pgw-forwarder/", env!("CARGO_PKG_VERSION")))
+            .build();
+        let route = Route {
+            address: address.clone(),
+            proxy,
+            tls: tls::configure(access, address)?,
+            state: Arc::new(RequestState::new()),
+        };
+        let own = auth::authorization(access, address)?;
+        let proxys = route.request_proxy().and_then(|proxy| proxy.authorization.clone());
+        let headers = [(header::AUTHORIZATION, own), (header::PROXY_AUTHORIZATION, proxys)];
+        let headers = headers.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        let ready = Ready::default();
+        let agent = Agent::with_parts(config, ready.clone(), NoLookup);
+        Ok(Client { side: access.side, route, headers: headers.collect(), agent, ready })
+    }
+
+    /// Connects within `limit`, for the next request, which is for `url`.
+    pub fn connect(&self, url: &Uri, limit: Duration) -> Result<(), Error> {
+        let state = &self.route.state;
+        state.begin(limit);
+        // An error that comes when time has run out comes from that.
+        let connection =
+            self.route.connect(url).map_err(|e| state.time_left().err().unwrap_or(e))?;
+        *self.ready.lock() = Some(connection);
+        Ok(())
+    }
+
+    /// Sends a request and returns the head of the response; `limit` covers its body, too.
+    pub fn send(
+        &self,
+        url: &Uri,
+        request: Builder,
+        body: Option<&[u8]>,
+        limit: Duration,
+    ) -> Result<Response, Error> {
+        let is_connected = self.ready.lock().is_some();
+        match is_connected {
+            true => self.route.state.begin(limit),
+            false => self.connect(url, limit)?,
+        }
+        self.route.state.expect("no complete response");
+        let mut request = request.uri(url);
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        debug!("{:?} {url}", request.method_ref());
+        let response = match body {
+            None => self.agent.run(request.body(())?)?,
+            Some(body) => self.agent.run(request.body(body)?)?,
+        };
+        debug!("response: {} {:?}", response.status(), response.headers());
+        Ok(response)
+    }
+
+    /// Whether the server has answered before it had read everything that was sent to it.
+    pub fn is_cut(&self) -> bool {
+        self.route.state.is_cut()
+    }
+
+    /// What requests pass on the way to the server, for messages.
+    pub fn via(&self) -> String {
+        match &self.route.proxy {
+            Some(proxy) => format!(" (through the proxy {})", proxy.address),
+            None => String::new(),
+        }
+    }
+
+    /// Why there is no response, and what an administrator can do.
+    pub fn explain(&self, error: &Error) -> String {
+        let cause = self.describe(error);
+        match error {
+            // These words are our own or those of TLS, and name the remedy if there is one.
+            Error::Io(e) if matches!(e.kind(), ErrorKind::Other | ErrorKind::InvalidData) => cause,
+            _ => format!("{cause}. Check that it runs, and {}", self.side.option("addr")),
+        }
+    }
+
+    /// Why there is no response, or no more of it.
+    pub fn describe(&self, error: &Error) -> String {
+        match error {
+            Error::Io(e) if is_gone(e) => "the server closed the connection too early".into(),
+            Error::Io(e) => tls::describe(e, self.side).unwrap_or_else(|| e.to_string()),
+            Error::Protocol(e) => format!("the response is not valid HTTP ({e})"),
+            Error::LargeResponseHeader(..) => {
+                format!("the head of the response is longer than {MAX_HEAD} bytes")
+            }
+            Error::BodyStalled => "the response is truncated".into(),
+            e => e.to_string(),
+        }
+    }
+
+    /// Whether an error says that the server has closed the connection.
+    pub fn is_gone(error: &Error) -> bool {
+        matches!(error, Error::Io(e) if is_gone(e))
+    }
+}
+
+/// The connection for the next request. ureq takes it from here, and makes none of its own.
+#[derive(Debug, Clone, Default)]
+struct Ready(Arc<Mutex<Option<Connection>>>);
+
+impl Ready {
+    fn lock(&self) -> MutexGuard<'_, Option<Connection>> {
+        self.0.lock().expect("a panic ends the process")
+    }
+}
+
+impl Connector for Ready {
+    type Out = Connection;
+
+    fn connect(&self, _: &ConnectionDetails, _: Option<()>) -> Result<Option<Connection>, Error> {
+        Ok(self.lock().take())
+    }
+}
+
+/// Looks up no name: the connection is there already.
+#[derive(Debug)]
+struct NoLookup;
+
+impl Resolver for NoLookup {
+    fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+        Ok(self.empty())
+    }
+}

@@ -1,0 +1,242 @@
+//! A machine: a minimal Debian that systemd boots in a container, behind a network link of its own.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::host::{self, find_program, run_command, wait_for};
+
+/// The address of the machine, and of the other end of its link.
+pub const INSIDE: &str = "10.213.0.2";
+pub const OUTSIDE: &str = "10.213.0.1";
+const NAME: &str = "pgwnode";
+
+/// The tools without which there is no machine; a line for those that are missing.
+pub fn needs() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("a Debian of its own needs root".into());
+    }
+    let tools = ["debootstrap", "systemd-nspawn", "nsenter", "ip"];
+    let is_missing = |tool: &&&str| find_program(&[**tool]).is_none();
+    let missing: Vec<_> = tools.iter().filter(is_missing).collect();
+    (!missing.is_empty()).then(|| format!("a Debian of its own needs {missing:?}"))
+}
+
+/// Runs a test of this program again, in a network and with mounts of its own where a machine can
+/// boot; there, returns.
+pub fn enter_own_namespaces(test: &str) -> bool {
+    // While there is a way to the distribution's packages.
+    image();
+    if !host::enter_own_namespaces(test) {
+        return false;
+    }
+    // systemd wants a cgroup tree of the second version, which the host may not have.
+    run_command("umount --recursive --lazy /sys/fs/cgroup");
+    run_command("mount -t cgroup2 cgroup2 /sys/fs/cgroup");
+    true
+}
+
+/// A booted machine, which is off and gone when this is dropped.
+pub struct Machine {
+    container: RefCell<Child>,
+    root: PathBuf,
+    _directory: TempDir,
+}
+
+impl Machine {
+    /// Boots a copy of the image, with `bundle` as its /root/bundle.
+    pub fn boot(bundle: &[(&Path, &str)]) -> Machine {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let root = directory.path().join("root");
+        run_command(&format!("cp -a --reflink=auto {} {}", image().display(), root.display()));
+        for (from, to) in bundle {
+            let to = root.join("root/bundle").join(to);
+            fs::create_dir_all(to.parent().unwrap()).unwrap();
+            fs::copy(from, to).unwrap();
+        }
+        let machine =
+            Machine { container: RefCell::new(start(&root)), root, _directory: directory };
+        machine.wait_until_up();
+        machine
+    }
+
+    /// Boots it again, from within.
+    pub fn reboot(&self) {
+        self.run("systemctl reboot");
+        let status = self.container.borrow_mut().wait().unwrap();
+        // So it asks whoever has started it to do that again.
+        assert_eq!(status.code(), Some(133));
+        *self.container.borrow_mut() = start(&self.root);
+        self.wait_until_up();
+    }
+
+    /// Waits for the end of the boot, and connects the host's side of the link.
+    fn wait_until_up(&self) {
+        wait_for("the machine's systemd", || self.leader());
+        wait_for("the end of the boot", || {
+            let state = self.command("systemctl is-system-running").output().unwrap().stdout;
+            ["running\n", "degraded\n"]
+                .contains(&std::str::from_utf8(&state).unwrap())
+                .then_some(())
+        });
+        run_command(&format!("ip address replace {OUTSIDE}/24 dev ve-{NAME}"));
+        self.link("up");
+    }
+
+    /// Switches the link "up" or "down".
+    pub fn link(&self, state: &str) {
+        run_command(&format!("ip link set ve-{NAME} {state}"));
+    }
+
+    /// The machine's first process, by its PID on the host.
+    fn leader(&self) -> Option<u32> {
+        let pid = self.container.borrow().id();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+        children.split(' ').next()?.parse().ok()
+    }
+
+    /// A command line for a shell on the machine.
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        let leader = self.leader().unwrap_or_default().to_string();
+        command
+            .args(["--target", &leader, "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"])
+            .args(["env", "-i", "HOME=/root", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"])
+            .args(["sh", "-c", &format!("cd /root && {line}")])
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command line on the machine, as root.
+    pub fn run(&self, line: &str) -> Output {
+        self.command(line).output().unwrap()
+    }
+
+    /// What a command line says that has to succeed.
+    #[track_caller]
+    pub fn says(&self, line: &str) -> String {
+        let output = self.run(line);
+        assert!(output.status.success(), "{line}: {output:#?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The PIDs, on the host, of the processes of this machine that run `program`.
+    pub fn processes(&self, program: &str) -> Vec<String> {
+        let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let ours = namespace(&self.leader().unwrap_or_default().to_string());
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").unwrap() {
+            let pid = entry.unwrap().file_name().into_string().unwrap();
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            // The kernel keeps fifteen bytes of a name.
+            if name.trim_end() == &program[..program.len().min(15)] && namespace(&pid) == ours {
+                found.push(pid);
+            }
+        }
+        found
+    }
+
+    /// What the forwarder has said to the system log since the boot, a line each.
+    pub fn log(&self) -> Vec<String> {
+        let log = self.says("journalctl --boot --quiet --output=cat --identifier=pgw-forwarder");
+        log.lines().map(String::from).collect()
+    }
+
+    /// All that installing can change: files with their mode, owner and content, and the users.
+    pub fn state(&self) -> BTreeMap<String, String> {
+        // Left out: logs and caches, what is on a file system of its own, what systemd makes for its
+        // own services, the copies that useradd and userdel keep of the files of users, and the lock
+        // files that a killed one leaves.
+        let listing = self.says(
+            "find / -xdev \\( -path /var/log -o -path /var/cache -o -path /var/lib/apt -o -path \
+             /var/lib/systemd -o -path /root -o -path '/etc/*-' -o -name .pwd.lock -o -path '/var/tmp/systemd-private-*' -o -regex '/etc/[a-z]*\\.\\(lock\\|[0-9]+\\)' \\) -prune -o \
+             \\( -type f -printf '%p\\t%m %u ' -exec sha256sum -z {} \\; -printf '\\n' \\) \
+             -o \\( -type l -printf '%p\\t%l\\n' \\) -o \\( -type d -printf '%p\\t%m %u\\n' \\)",
+        );
+        let lines = listing.lines().filter_map(|line| line.split_once('\t'));
+        lines.map(|(path, rest)| (path.to_owned(), rest.to_owned())).collect()
+    }
+
+    /// Asserts that nothing differs from an earlier state.
+    #[track_caller]
+    pub fn is_as(&self, earlier: &BTreeMap<String, String>, when: &str) {
+        let now = self.state();
+        let paths = now.keys().chain(earlier.keys());
+        let changed = paths.filter(|path| now.get(*path) != earlier.get(*path));
+        let changed: Vec<_> = changed.map(|p| (p, earlier.get(p), now.get(p))).collect();
+        assert!(changed.is_empty(), "{when}: {changed:#?}");
+    }
+
+    /// A file of the machine, as the host sees it.
+    pub fn file(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // SIGTERM powers it off in order, so that it lets go of its files.
+        let mut container = self.container.borrow_mut();
+        let _ = kill_process(Pid::from_child(&container), Signal::TERM);
+        let _ = container.wait();
+    }
+}
+
+/// Starts the machine whose files are below `root`.
+fn start(root: &Path) -> Child {
+    let log = File::create(root.with_extension("console")).unwrap();
+    Command::new("systemd-nspawn")
+        .args(["--boot", "--register=no", "--keep-unit", "--network-veth", "--quiet"])
+        .args(["--resolv-conf=off", "--timezone=off", "--console=read-only"])
+        // A real machine can filter packets for a unit, and read the state of its clock.
+        .args(["--capability=CAP_BPF,CAP_NET_ADMIN,CAP_SYS_TIME"])
+        .arg("--system-call-filter=bpf @clock")
+        .args(["--machine", NAME, "--directory"])
+        .arg(root)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+/// A minimal Debian that has the packages that install.sh asks for at hand, but not installed.
+/// It is made once, and kept with the build.
+pub fn image() -> PathBuf {
+    // Two tests want it.
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _making = MAKING.lock();
+    let image = Path::new(env!("CARGO_TARGET_TMPDIR")).join("node-image");
+    if image.exists() {
+        return image;
+    }
+    let new = image.with_extension("new");
+    let _ = fs::remove_dir_all(&new);
+    let release = fs::read_to_string("/etc/os-release").unwrap();
+    let suite = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).unwrap();
+    let path = new.display();
+    run_command(&format!(
+        "debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,iproute2,procps \
+         {suite} {path}"
+    ));
+    run_command(&format!("chroot {path} apt-get -q update"));
+    run_command(&format!(
+        "chroot {path} apt-get -qy install --download-only --no-install-recommends cron \
+         prometheus-node-exporter"
+    ));
+    fs::write(new.join("etc/hostname"), "node.example\n").unwrap();
+    fs::write(new.join("etc/hosts"), "127.0.0.1 localhost\n").unwrap();
+    let network = format!("[Match]\nName=host0\n[Network]\nAddress={INSIDE}/24\n");
+    fs::write(new.join("etc/systemd/network/10-host0.network"), network).unwrap();
+    run_command(&format!("systemctl --root={path} enable systemd-networkd.service"));
+    // Without it, each boot would be the first, and the machine a new one.
+    fs::write(new.join("etc/machine-id"), "5e1f7b3a9c2d4e6f8a0b1c2d3e4f5a6b\n").unwrap();
+    fs::rename(&new, &image).unwrap();
+    image
+}

@@ -1,0 +1,124 @@
+//! Runs of the forwarder, and how they end.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::host::run_command;
+
+/// The program under test.
+pub const FORWARDER: &str = env!("CARGO_BIN_EXE_pgw-forwarder");
+
+/// One run of the forwarder, with nothing in its environment but what a test sets.
+pub struct Run(Command);
+
+/// A copy of the program where every user can reach it. It is another process that writes it:
+/// while this one does, a child that another test has just made may hold it open, too, and a file
+/// that is open for writing cannot be run.
+pub fn copy_program(directory: &Path) -> PathBuf {
+    let program = directory.join("pgw-forwarder");
+    run_command(&format!("cp {FORWARDER} {}", program.display()));
+    program
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: Option<i32>,
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+    pub took: Duration,
+}
+
+impl Run {
+    pub fn new(exporter: &str, gateway: &str) -> Run {
+        let mut run = Run(Command::new(FORWARDER));
+        // Without it the lock files of all these groups would stay in the machine's own.
+        run.0.env_clear().env("TMPDIR", env!("CARGO_TARGET_TMPDIR")).stdin(Stdio::null());
+        run.env("EXPORTER_ADDR", exporter).env("PGW_ADDR", gateway)
+    }
+
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Run {
+        self.0.env(name, value);
+        self
+    }
+
+    pub fn arg(mut self, arg: &str) -> Run {
+        self.0.arg(arg);
+        self
+    }
+
+    pub fn args(mut self, args: &[&str]) -> Run {
+        self.0.args(args);
+        self
+    }
+
+    /// The same run, started by a command, which the program and its arguments follow.
+    pub fn by(self, command: &[&str]) -> Run {
+        let mut run = Run(Command::new(command[0]));
+        run.0
+            .args(&command[1..])
+            .arg(self.0.get_program())
+            .args(self.0.get_args())
+            .env_clear()
+            .stdin(Stdio::null());
+        for (name, value) in self.0.get_envs() {
+            run.0.env(name, value.unwrap());
+        }
+        run
+    }
+
+    pub fn instance(self, instance: &str) -> Run {
+        self.env("PGW_INSTANCE", instance)
+    }
+
+    /// The same with no more memory than this.
+    pub fn within(self, kilobytes: u32) -> Run {
+        self.after(&format!("ulimit -v {kilobytes} &&"))
+    }
+
+    /// The same after what a shell does first.
+    pub fn after(self, first: &str) -> Run {
+        self.by(&["/bin/sh", "-c", &format!("{first} exec \"$0\" \"$@\"")])
+    }
+
+    pub fn start(mut self) -> Child {
+        self.0.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    pub fn end(self) -> Ended {
+        let start = Instant::now();
+        let output = self.start().wait_with_output().unwrap();
+        Ended::new(output, start.elapsed())
+    }
+}
+
+impl Ended {
+    pub fn new(output: Output, took: Duration) -> Ended {
+        Ended {
+            status: output.status.code(),
+            stdout: output.stdout,
+            stderr: String::from_utf8(output.stderr).unwrap(),
+            took,
+        }
+    }
+
+    /// Asserts success, which is silent.
+    #[track_caller]
+    pub fn succeeded(&self) {
+        assert_eq!((self.status, self.stderr.as_str()), (Some(0), ""));
+    }
+
+    /// Asserts a failure that is told on one line with all of `words`.
+    #[track_caller]
+    pub fn failed(&self, status: i32, words: &[&str]) {
+        assert_eq!(self.status, Some(status), "{self:?}");
+        assert_eq!(self.stderr.lines().count(), 1, "{self:?}");
+        assert!(self.stderr.starts_with("pgw-forwarder: error: "), "{self:?}");
+        for word in words {
+            assert!(self.stderr.contains(word), "{word:?} is not in {self:?}");
+        }
+        assert!(self.stdout.is_empty(), "{self:?}");
+    }
+}

@@ -1,0 +1,360 @@
+//! The real programs, each on a port of its own, and what they say.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::fs::File;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::host::{fetched_program, free_port, program, wait_for};
+
+/// Where the monitoring side has its configuration.
+const DEPLOYED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus");
+
+/// Seconds after which a Prometheus of this stage takes a push for old.
+pub const OLD: u32 = 10;
+
+/// A file of the monitoring side.
+fn deployed(file: &str) -> String {
+    fs::read_to_string(format!("{DEPLOYED}/{file}")).unwrap()
+}
+
+/// The text with another in the place of one that has to be there.
+fn replace(text: &str, from: &str, to: &str) -> String {
+    assert!(text.contains(from), "{from:?} is not in {text}");
+    text.replace(from, to)
+}
+
+/// The body of a page, if its status is 200.
+pub fn get(url: &str) -> Option<String> {
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .proxy(None)
+        .timeout_global(Some(Duration::from_secs(10)))
+        .build()
+        .into();
+    let body = agent.get(url).call().ok()?.into_body().into_with_config();
+    body.limit(u64::MAX).read_to_string().ok()
+}
+
+/// The answer of the Prometheus at `addr` to a query, as soon as there is one.
+pub fn query(addr: &str, promql: &str) -> Value {
+    wait_for(promql, || query_once(addr, promql))
+}
+
+/// The answer of the Prometheus at `addr` to a query, if there is one now.
+pub fn query_once(addr: &str, promql: &str) -> Option<Value> {
+    query_all(addr, promql)?.into_iter().next()
+}
+
+/// All series of the answer, if there is one.
+pub fn query_all(addr: &str, promql: &str) -> Option<Vec<Value>> {
+    let query = percent_encoding::utf8_percent_encode(promql, percent_encoding::NON_ALPHANUMERIC);
+    let page = get(&format!("http://{addr}/api/v1/query?query={query}"))?;
+    let answer: Value = serde_json::from_str(&page).unwrap();
+    answer["data"]["result"].as_array().cloned()
+}
+
+/// How many pushes the Pushgateway at `addr` has taken.
+pub fn count_pushes(addr: &str) -> u64 {
+    let name = "pushgateway_http_push_size_bytes_count{method=\"post\"} ";
+    let page = get(&format!("http://{addr}/metrics")).unwrap();
+    let line = page.lines().find_map(|line| line.strip_prefix(name));
+    line.map_or(0, |count| count.parse().unwrap())
+}
+
+/// Writes the configuration of a Prometheus to its directory, and makes the arguments that it needs.
+fn prometheus_args(config: &str, addr: &str, directory: &Path) -> Vec<String> {
+    let file = directory.join("prometheus.yml");
+    fs::write(&file, config).unwrap();
+    vec![
+        format!("--config.file={}", file.display()),
+        format!("--storage.tsdb.path={}", directory.join("data").display()),
+        format!("--web.listen-address={addr}"),
+    ]
+}
+
+/// A real program that serves HTTP on a port of its own until it is dropped.
+pub struct Server {
+    pub addr: String,
+    process: Child,
+    directory: TempDir,
+}
+
+impl Server {
+    /// Starts the program `names` (the first that is installed) on `host`, with the arguments
+    /// that `args` makes of its address and directory, and waits for its page `ready`, or, if
+    /// that is empty, until it accepts connections.
+    fn start(
+        names: &[&str],
+        host: &str,
+        ready: &str,
+        args: impl Fn(&str, &Path) -> Vec<String>,
+    ) -> Server {
+        let program = &program(names);
+        for _ in 0..5 {
+            let directory = tempfile::tempdir().unwrap();
+            let addr = format!("{host}:{}", free_port());
+            let log = File::create(directory.path().join("log")).unwrap();
+            let process = Command::new(program)
+                .args(args(&addr, directory.path()))
+                .stdout(log.try_clone().unwrap())
+                .stderr(log)
+                .spawn()
+                .unwrap();
+            let mut server = Server { addr, process, directory };
+            let url = format!("http://{}{ready}", server.addr);
+            let is_up = wait_for(&url, || match server.process.try_wait().unwrap() {
+                Some(_) => Some(false),
+                None if ready.is_empty() => TcpStream::connect(&server.addr).ok().map(|_| true),
+                None => get(&url).map(|_| true),
+            });
+            if is_up {
+                return server;
+            }
+            // Another program may have been faster to take the port.
+            eprintln!("{names:?}: {}", server.log());
+        }
+        panic!("{names:?} does not start");
+    }
+
+    pub fn node_exporter() -> Server {
+        Server::node_exporter_on("127.0.0.1")
+    }
+
+    pub fn node_exporter_on(host: &str) -> Server {
+        Server::exporter(host, "/", &[])
+    }
+
+    /// A node_exporter with this `--web.config.file`.
+    pub fn secured_node_exporter(web_config: &Path) -> Server {
+        let config = format!("--web.config.file={}", web_config.display());
+        Server::exporter("127.0.0.1", "", &[&config])
+    }
+
+    /// A node_exporter that tells what the files in this directory say, and of the host nothing.
+    pub fn textfile_exporter(directory: &Path) -> Server {
+        let args = [
+            "--collector.disable-defaults",
+            "--collector.textfile",
+            &format!("--collector.textfile.directory={}", directory.display()),
+        ];
+        Server::exporter("127.0.0.1", "/", &args)
+    }
+
+    fn exporter(host: &str, ready: &str, extra: &[&str]) -> Server {
+        let names = ["prometheus-node-exporter", "node_exporter"];
+        Server::start(&names, host, ready, |addr, _| {
+            let mut args = vec![
+                format!("--web.listen-address={addr}"),
+                "--web.disable-exporter-metrics".into(),
+            ];
+            args.extend(extra.iter().map(|arg| (*arg).to_owned()));
+            args
+        })
+    }
+
+    pub fn pushgateway(extra: &[&str]) -> Server {
+        Server::pushgateway_on("127.0.0.1", extra)
+    }
+
+    pub fn pushgateway_on(host: &str, extra: &[&str]) -> Server {
+        let prefix = extra.iter().find_map(|arg| arg.strip_prefix("--web.route-prefix="));
+        let ready = format!("{}/-/ready", prefix.unwrap_or_default());
+        Server::gateway(host, &ready, extra)
+    }
+
+    /// A Pushgateway with this `--web.config.file`.
+    pub fn secured_pushgateway(host: &str, web_config: &Path) -> Server {
+        let config = format!("--web.config.file={}", web_config.display());
+        Server::gateway(host, "", &[&config])
+    }
+
+    fn gateway(host: &str, ready: &str, extra: &[&str]) -> Server {
+        let names = ["prometheus-pushgateway", "pushgateway"];
+        Server::start(&names, host, ready, |addr, _| {
+            let mut args =
+                vec![format!("--web.listen-address={addr}"), "--persistence.file=".into()];
+            args.extend(extra.iter().map(|arg| (*arg).to_owned()));
+            args
+        })
+    }
+
+    /// A Prometheus as deploy/prometheus has it, but for the places of things and for its patience:
+    /// to its rules a minute is a second or less, and a push is old after [`OLD`] seconds.
+    pub fn prometheus(gateway: &Server, alertmanager: Option<&Server>) -> Server {
+        let targets = format!("      - targets: [{}]\n", gateway.addr);
+        Server::prometheus_of(&targets, alertmanager)
+    }
+
+    /// The same with these lines in the place of the one that names the gateway.
+    pub fn prometheus_of(targets: &str, alertmanager: Option<&Server>) -> Server {
+        Server::start(&["prometheus"], "127.0.0.1", "/-/ready", |addr, directory| {
+            let mut config = replace(&deployed("prometheus.yml"), "15s", "1s");
+            config = replace(&config, "      - targets: [gateway:9091]\n", targets);
+            config = replace(&config, "localhost:9090", addr);
+            if let Some(alertmanager) = alertmanager {
+                let target = &alertmanager.addr;
+                config += &format!(
+                    "alerting:\n  alertmanagers:\n  - static_configs:\n    - targets: ['{target}']\n"
+                );
+            }
+            let mut rules = deployed("rules/pushed.yaml");
+            rules = replace(&rules, "bool 150", &format!("bool {OLD}"));
+            for (from, to) in
+                [("for: 90s", "for: 1s"), ("for: 2m", "for: 2s"), ("for: 3m", "for: 3s")]
+            {
+                rules = replace(&rules, from, to);
+            }
+            fs::create_dir(directory.join("rules")).unwrap();
+            fs::write(directory.join("rules/pushed.yaml"), rules).unwrap();
+            let mut args = prometheus_args(&config, addr, directory);
+            args.extend([
+                format!("--web.console.templates={DEPLOYED}/consoles"),
+                format!("--web.console.libraries={DEPLOYED}/consoles"),
+            ]);
+            args
+        })
+    }
+
+    /// A Prometheus that scrapes the exporter at `target` as the job `node` and this instance.
+    pub fn scraping_prometheus(target: &str, instance: &str) -> Server {
+        Server::start(&["prometheus"], "127.0.0.1", "/-/ready", |addr, directory| {
+            let config = format!(
+                "scrape_configs: [{{ job_name: node, scrape_interval: 1s, static_configs: \
+                     [{{ targets: ['{target}'], labels: {{ instance: '{instance}' }} }}] }}]\n"
+            );
+            prometheus_args(&config, addr, directory)
+        })
+    }
+
+    /// A single VictoriaMetrics, which shows what it stores without waiting for more.
+    pub fn victoria_metrics() -> Server {
+        let program = fetched_program("victoria-metrics");
+        let names = [program.to_str().unwrap()];
+        Server::start(&names, "127.0.0.1", "/health", |addr, directory| {
+            vec![
+                format!("-httpListenAddr={addr}"),
+                format!("-storageDataPath={}", directory.join("data").display()),
+                "-search.latencyOffset=0s".into(),
+            ]
+        })
+    }
+
+    /// A vmagent, which takes the URLs of a cluster of VictoriaMetrics, and writes to a single one.
+    pub fn vmagent(victoria: &Server) -> Server {
+        let program = fetched_program("vmagent");
+        let names = [program.to_str().unwrap()];
+        Server::start(&names, "127.0.0.1", "/health", |addr, directory| {
+            vec![
+                format!("-httpListenAddr={addr}"),
+                "-enableMultitenantHandlers".into(),
+                format!("-remoteWrite.tmpDataPath={}", directory.join("queue").display()),
+                format!("-remoteWrite.url=http://{}/api/v1/write", victoria.addr),
+            ]
+        })
+    }
+
+    /// An Alertmanager that inhibits as the rules' file says.
+    pub fn alertmanager() -> Server {
+        let names = ["prometheus-alertmanager", "alertmanager"];
+        Server::start(&names, "127.0.0.1", "/-/ready", |addr, directory| {
+            let mut config =
+                "route: { receiver: nobody }\nreceivers: [{ name: nobody }]\n".to_owned();
+            let rules = deployed("rules/pushed.yaml");
+            let lines = rules.lines().filter_map(|line| line.strip_prefix("#   "));
+            lines.for_each(|line| config += &format!("{line}\n"));
+            assert!(config.contains("inhibit_rules"));
+            let file = directory.join("alertmanager.yml");
+            fs::write(&file, config).unwrap();
+            vec![
+                format!("--config.file={}", file.display()),
+                format!("--storage.path={}", directory.join("data").display()),
+                format!("--web.listen-address={addr}"),
+                "--cluster.listen-address=".into(),
+            ]
+        })
+    }
+
+    /// An nginx whose one server has these lines, and this host and port for `ADDR`.
+    pub fn nginx(lines: &str) -> Server {
+        Server::start(&["nginx"], "127.0.0.1", "", |addr, directory| {
+            let config = directory.join("nginx.conf");
+            let text = format!(
+                "daemon off; master_process off; user root; pid {0}/pid; error_log {0}/log; events {{}}\n\
+                 http {{ access_log off; client_body_temp_path {0}/body; proxy_temp_path {0}/proxy;\n\
+                 fastcgi_temp_path {0}/f; uwsgi_temp_path {0}/u; scgi_temp_path {0}/s;\n\
+                 server {{ {1} }} }}\n",
+                directory.display(),
+                lines.replace("ADDR", addr)
+            );
+            fs::write(&config, text).unwrap();
+            vec!["-c".into(), config.display().to_string()]
+        })
+    }
+
+    /// A forward proxy, with `extra` lines in its configuration.
+    pub fn tinyproxy(extra: &str) -> Server {
+        Server::start(&["tinyproxy"], "127.0.0.1", "", |addr, directory| {
+            let config = directory.join("tinyproxy.conf");
+            let (host, port) = addr.rsplit_once(':').unwrap();
+            fs::write(&config, format!("Listen {host}\nPort {port}\n{extra}\n")).unwrap();
+            vec!["-d".into(), "-c".into(), config.display().to_string()]
+        })
+    }
+
+    /// Stops this program where it is, or lets it go on.
+    pub fn pause(&self, pause: bool) {
+        let signal = if pause { Signal::STOP } else { Signal::CONT };
+        kill_process(Pid::from_child(&self.process), signal).unwrap();
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap()
+    }
+
+    /// A page of this server.
+    pub fn page(&self, path: &str) -> String {
+        let url = format!("http://{}{path}", self.addr);
+        get(&url).unwrap_or_else(|| panic!("{url} does not answer"))
+    }
+
+    /// The groups on this Pushgateway: their labels, and their families as its API shows them.
+    pub fn groups(&self) -> Vec<(BTreeMap<String, String>, Value)> {
+        let answer: Value = serde_json::from_str(&self.page("/api/v1/metrics")).unwrap();
+        let groups = answer["data"].as_array().unwrap().iter();
+        groups
+            .map(|group| (serde_json::from_value(group["labels"].clone()).unwrap(), group.clone()))
+            .collect()
+    }
+
+    /// The group of `instance` on this Pushgateway.
+    pub fn group(&self, instance: &str) -> Option<Value> {
+        let mut groups = self.groups().into_iter();
+        groups.find(|(labels, _)| labels["instance"] == instance).map(|(_, group)| group)
+    }
+
+    /// The answer of this Prometheus to a query, as soon as there is one.
+    pub fn query(&self, promql: &str) -> Value {
+        query(&self.addr, promql)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The names of the families that were pushed to a group, without those of the gateway's own.
+pub fn families(group: &Value) -> Vec<String> {
+    let own = ["labels", "last_push_successful", "push_time_seconds", "push_failure_time_seconds"];
+    let names = group.as_object().unwrap().keys().cloned();
+    names.filter(|name| !own.contains(&name.as_str())).collect()
+}
