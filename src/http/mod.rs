@@ -107,7 +107,7 @@ impl Client {
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
-        debug!("{:?} {url}", request.method_ref());
+        debug!("request for {url}");
         let response = match body {
             None => self.agent.run(request.body(())?)?,
             Some(body) => self.agent.run(request.body(body)?)?,
@@ -184,5 +184,47 @@ struct NoLookup;
 impl Resolver for NoLookup {
     fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
         Ok(self.empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+    use ureq::http::Request;
+
+    /// A gateway that answers before it has read everything, and reads no further, must not keep the
+    /// next request of a prune from being sent.
+    #[test]
+    fn request_after_one_that_was_cut_is_sent() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let address = addr.parse().unwrap_or_else(|why| panic!("{why}"));
+        let server = thread::spawn(move || {
+            // Kept open: the client must not learn of the end by an error.
+            let streams = [(); 2].map(|()| {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.read_exact(&mut [0; 16]).unwrap();
+                stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+                stream
+            });
+            drop(streams);
+        });
+        let client =
+            Client::new(&address, &Access::default(), false).unwrap_or_else(|e| panic!("{e}"));
+        let url = address.join("").unwrap();
+        let send = |body: Option<&[u8]>| {
+            let request = Request::builder().method("DELETE");
+            client.send(&url, request, body, Duration::from_secs(30)).unwrap().status()
+        };
+        let large = vec![b'x'; 100 << 20];
+        assert_eq!(send(Some(&large)), 204);
+        assert!(client.is_cut());
+        assert_eq!(send(None), 204);
+        assert!(!client.is_cut());
+        server.join().unwrap();
     }
 }

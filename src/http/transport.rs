@@ -41,9 +41,10 @@ impl RequestState {
         self.limit.lock().expect("a panic ends the process")
     }
 
-    /// Begins a time limit.
+    /// Begins a time limit, and forgets the request before.
     pub fn begin(&self, length: Duration) {
         *self.limit() = (Instant::now(), length, "");
+        self.is_cut.store(false, Ordering::Relaxed);
     }
 
     /// Sets what is said to be missing if the limit passes from now on.
