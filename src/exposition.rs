@@ -15,8 +15,19 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
 /// The white space of the format.
 const BLANKS: [char; 2] = [' ', '\t'];
 
+/// Level of compression. At 54 KB of node_exporter's text, it saves five sixths for 0.17 ms. Level 1 saves
+/// 78% for 0.07 ms, level 6 84% for 0.42 ms.
+const LEVEL: u32 = 3;
+
 /// Bytes that are compressed at a time.
 const STEP: usize = 64 * 1024;
+
+/// Longest sample, in bytes. A name or label value of 16 MiB makes Prometheus 3 panic.
+const MAX_SAMPLE: usize = (16 << 20) - 1;
+
+/// Begins the names of families that a Pushgateway has itself, as soon as it has had a request. If another
+/// push brings them first, it answers 500 to the request for its metrics.
+const GATEWAYS_OWN: &str = "pushgateway_http_";
 
 /// A complete exposition.
 #[derive(Debug)]
@@ -36,15 +47,13 @@ impl Exposition {
         }
         let mut has_sample = false;
         for (number, line) in (1..).zip(body.split(|b| *b == b'\n')) {
-            let error = |why| format!("line {number} is not {why}: \"{}\"", quote(line));
-            let line = str::from_utf8(line).map_err(|_| error("UTF-8"))?.trim_matches(BLANKS);
-            if line.is_empty() || line.starts_with('#') {
-                continue;
+            let error = |why| format!("line {number} {why}: \"{}\"", quote(line));
+            let line = str::from_utf8(line).map_err(|_| error("is not UTF-8"))?;
+            match line.trim_matches(BLANKS) {
+                "" => {}
+                line if line.starts_with('#') => check_type(line).map_err(error)?,
+                line => check_sample(line).map(|()| has_sample = true).map_err(error)?,
             }
-            if !is_sample(line) {
-                return Err(error("a sample"));
-            }
-            has_sample = true;
         }
         if !has_sample {
             return Err("the response has no sample".into());
@@ -58,7 +67,7 @@ impl Exposition {
     /// Compresses the body within its own memory: the result takes the place of what has been read.
     pub fn compress(self) -> io::Result<Exposition> {
         let mut body = self.body;
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::new(LEVEL));
         let mut written = 0;
         for start in (0..body.len()).step_by(STEP) {
             let end = body.len().min(start + STEP);
@@ -75,6 +84,27 @@ impl Exposition {
     }
 }
 
+/// Refuses a type that is not of the format, but that gateways accept, and then cannot serve their
+/// metrics: Pushgateway 1.5.1 truncates them, and 1.11 answers 500 at random.
+fn check_type(comment: &str) -> Result<(), &'static str> {
+    let mut words = comment[1..].split(BLANKS).filter(|word| !word.is_empty());
+    let is_type = words.next() == Some("TYPE");
+    match words.next_back().unwrap_or_default().to_uppercase().as_str() {
+        "GAUGEHISTOGRAM" | "GAUGE_HISTOGRAM" if is_type => Err("has a type of OpenMetrics"),
+        _ => Ok(()),
+    }
+}
+
+fn check_sample(line: &str) -> Result<(), &'static str> {
+    let is_own = line.trim_start_matches(['{', '"', ' ', '\t']).starts_with(GATEWAYS_OWN);
+    let problems = [
+        (!is_sample(line), "is not a sample"),
+        (line.len() > MAX_SAMPLE, "is longer than Prometheus can read"),
+        (is_own, "is a metric of the Pushgateway itself"),
+    ];
+    problems.iter().find(|(is_there, _)| *is_there).map_or(Ok(()), |(_, why)| Err(why))
+}
+
 /// Whether a line reads `name value`, `name{labels} value` or `{"name",labels} value`, each with or
 /// without a timestamp at the end.
 fn is_sample(line: &str) -> bool {
@@ -82,11 +112,13 @@ fn is_sample(line: &str) -> bool {
     let Some((series, last)) = split_last(line) else {
         return false;
     };
-    if is_series(series) {
-        return is_value(last);
+    match split_last(series) {
+        _ if is_series(series) => is_value(last),
+        Some((series, value)) => {
+            is_series(series) && is_value(value) && last.parse::<i64>().is_ok()
+        }
+        None => false,
     }
-    let stamped = split_last(series).filter(|(series, value)| is_series(series) && is_value(value));
-    stamped.is_some() && last.parse::<i64>().is_ok()
 }
 
 /// The last word, and what comes before it. A blank separates them, or the brace that closes the labels: no
@@ -173,6 +205,31 @@ mod tests {
     }
 
     #[test]
+    fn text_that_would_break_the_gateway_or_prometheus_is_refused() {
+        for (line, why) in [
+            ("# TYPE a gauge_histogram".to_owned(), "has a type of OpenMetrics"),
+            ("#\tTYPE  a\tGaugeHi\u{17f}togram".to_owned(), "has a type of OpenMetrics"),
+            (
+                "pushgateway_http_requests_total 1".to_owned(),
+                "is a metric of the Pushgateway itself",
+            ),
+            ("{\"pushgateway_http_x\"} 1".to_owned(), "is a metric of the Pushgateway itself"),
+            (
+                format!("a{{b=\"{}\"}} 1", "x".repeat(16 << 20)),
+                "is longer than Prometheus can read",
+            ),
+        ] {
+            let why = format!("line 2 {why}: ");
+            assert!(error(format!("a 1\n{line}\n").as_bytes()).starts_with(&why), "{line:.50}");
+        }
+        for line in ["# HELP a gauge_histogram", "# gauge_histogram", "pushgateway_build_info 1"] {
+            assert!(Exposition::new(format!("a 1\n{line}\n").into()).is_ok(), "{line}");
+        }
+        let long = format!("# HELP a {}\na 1\n", "x".repeat(17 << 20));
+        assert!(Exposition::new(long.into()).is_ok());
+    }
+
+    #[test]
     fn response_without_a_sample_is_refused() {
         assert_eq!(error(b""), "the response is empty");
         for text in ["\n", "# only a comment\n", " \t", "#"] {
@@ -213,7 +270,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_the_same_after_compression(comment in any::<Vec<char>>(), times in 1..2000usize) {
+        fn any_text_is_the_same_after_compression(comment in any::<Vec<char>>(), times in 1..200usize) {
             let comment = comment.into_iter().filter(|c| *c != '\n').collect::<String>();
             let text = format!("#{comment}\na 1\n").repeat(times);
             let compressed = Exposition::new(text.clone().into()).unwrap().compress().unwrap();

@@ -18,7 +18,7 @@ describe() {
         victoria-metrics) oldest=1.84 programs="victoria-metrics vmagent" ;;
         # 1.11.0 crashes when it refuses a push.
         prometheus-pushgateway) oldest=1.11.1 programs=prometheus-pushgateway=pushgateway-newer ;;
-        # 3.0 is the first to accept every UTF-8 name, and the first to require a Content-Type.
+        # 3 refuses other responses of a gateway than 2 does, and crashes at some.
         prometheus) oldest=3.0 programs=prometheus=prometheus-newer ;;
         # Suites with Prometheus 3 package it separately.
         promtool) oldest=3.0 programs=promtool=promtool-newer ;;

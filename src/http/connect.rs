@@ -10,6 +10,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustls::ClientConfig;
 use ureq::http::Uri;
+use ureq::unversioned::transport::LazyBuffers;
 
 use super::address::Address;
 use super::proxy::Proxy;
@@ -19,6 +20,9 @@ use crate::logging::quote;
 
 /// Largest head of a response, in bytes.
 pub const MAX_HEAD: usize = 8 * 1024;
+
+/// Size of ureq's buffers for input and output, in bytes. They are zeroed, so larger ones are slower.
+const BUFFER: usize = 16 * 1024;
 
 /// The way to a server.
 pub struct Route {
@@ -45,7 +49,8 @@ impl Route {
             Some(path) => self.connect_unix(path)?,
             None => self.connect_tcp(nearest)?,
         };
-        let mut socket = Socket::new(fd, self.tls.is_none(), Arc::clone(&self.state));
+        let state = Arc::clone(&self.state);
+        let mut socket = Socket { fd, is_plain: self.tls.is_none(), state };
         let stream: Box<dyn Stream> = match &self.tls {
             None => Box::new(socket),
             Some(config) => {
@@ -58,8 +63,10 @@ impl Route {
             }
         };
         let origin = self.request_proxy().map(|_| self.address.origin());
+        // ureq writes each line of a request in one piece, and the first holds the path.
         let path = url.path_and_query().map_or(0, |path| path.as_str().len());
-        Ok(Connection::new(stream, self.tls.is_some(), origin, path))
+        let buffers = LazyBuffers::new(BUFFER, BUFFER.max(path + 1024));
+        Ok(Connection { stream, is_tls: self.tls.is_some(), buffers, origin })
     }
 
     fn connect_tcp(&self, address: &Address) -> io::Result<OwnedFd> {

@@ -145,9 +145,6 @@ impl Client {
             Error::Io(e) if is_gone(e) => "the server closed the connection too early".into(),
             Error::Io(e) => tls::describe(e, self.side).unwrap_or_else(|| e.to_string()),
             Error::Protocol(e) => format!("the response is not valid HTTP ({e})"),
-            Error::LargeResponseHeader(..) => {
-                format!("the head of the response is longer than {MAX_HEAD} bytes")
-            }
             Error::BodyStalled => "the response is truncated".into(),
             e => e.to_string(),
         }

@@ -45,9 +45,6 @@ pub fn for_url(
         return Err(error("only http:// proxies are supported"));
     }
     let address = rest.parse::<Address>().map_err(|why| error(&why))?;
-    if address.socket.is_some() {
-        return Err(error("a Unix socket is not supported"));
-    }
     let authorization =
         address.credentials.as_deref().map(basic).transpose().map_err(|why| error(&why))?;
     Ok(Some(Proxy { address, authorization }))

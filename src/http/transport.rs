@@ -14,9 +14,6 @@ use rustix::net::{RecvFlags, recv};
 use ureq::Error;
 use ureq::unversioned::transport::{Buffers, LazyBuffers, NextTimeout, Transport};
 
-/// Size of ureq's buffers for input and output, in bytes. They are zeroed, so larger ones are slower.
-const BUFFER: usize = 16 * 1024;
-
 /// Pause before a peer that has sent only interim responses, and reads nothing, is looked at again.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -77,18 +74,15 @@ impl RequestState {
 /// A connected, non-blocking socket whose reads and writes wait until the deadline of the request.
 #[derive(Debug)]
 pub struct Socket {
-    fd: OwnedFd,
+    /// Non-blocking.
+    pub fd: OwnedFd,
     /// Whether the peer's bytes are HTTP as they are. Otherwise they are TLS.
-    is_plain: bool,
-    state: Arc<RequestState>,
+    pub is_plain: bool,
+    /// Has the deadline.
+    pub state: Arc<RequestState>,
 }
 
 impl Socket {
-    /// A socket for HTTP, or, if not `is_plain`, for TLS.
-    pub fn new(fd: OwnedFd, is_plain: bool, state: Arc<RequestState>) -> Socket {
-        Socket { fd, is_plain, state }
-    }
-
     /// Waits at most `limit` for one of `flags`, an error, or the end of the connection.
     fn wait(&self, flags: PollFlags, limit: Duration) -> io::Result<PollFlags> {
         let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
@@ -180,25 +174,14 @@ impl<T: Read + Write + Debug + Send + Sync> Stream for T {}
 /// A connection for one request.
 #[derive(Debug)]
 pub struct Connection {
-    stream: Box<dyn Stream>,
-    is_tls: bool,
-    buffers: LazyBuffers,
+    /// What HTTP is spoken over.
+    pub stream: Box<dyn Stream>,
+    /// Whether that is TLS.
+    pub is_tls: bool,
+    /// ureq's.
+    pub buffers: LazyBuffers,
     /// Goes before the path in the request line: a proxy wants the whole URL.
-    origin: Option<String>,
-}
-
-impl Connection {
-    /// A connection for a request whose path has at most `path` bytes.
-    pub fn new(
-        stream: Box<dyn Stream>,
-        is_tls: bool,
-        origin: Option<String>,
-        path: usize,
-    ) -> Connection {
-        // ureq writes each line of a request in one piece, and the first holds the path.
-        let buffers = LazyBuffers::new(BUFFER, BUFFER.max(path + 1024));
-        Connection { stream, is_tls, buffers, origin }
-    }
+    pub origin: Option<String>,
 }
 
 /// The request's own deadline is the only one, so ureq's is not looked at.
