@@ -46,8 +46,9 @@ impl Address {
 
     /// An absolute path of a Unix socket. HTTP needs a host name all the same.
     fn from_socket(path: &str) -> Result<Address, String> {
-        if !path.starts_with('/') {
-            return Err("the path of a socket is absolute: unix:/run/x.sock".into());
+        // The kernel takes 108, of which one ends the path.
+        if !path.starts_with('/') || path.len() > 107 {
+            return Err("use an absolute path of at most 107 bytes: unix:/run/x.sock".into());
         }
         Ok(Address {
             url: "http://localhost".into(),
@@ -176,6 +177,8 @@ mod tests {
         assert_eq!(address.to_string(), "unix:/run/x y.sock");
         assert_eq!(address.socket, Some("/run/x y.sock".into()));
         assert_eq!(address.join("metrics").unwrap(), "http://localhost/metrics");
+        let of_length = |length: usize| parse(&format!("unix:/{}", "x".repeat(length - 1)));
+        assert!(of_length(107).is_ok() && of_length(108).is_err());
         assert!(parse("unix:").is_err() && parse("unix:run/x.sock").is_err());
     }
 

@@ -19,6 +19,8 @@ mod prune;
 mod run;
 mod servers;
 mod several_gateways;
+mod small_exporters;
 mod tls_and_credentials;
 mod unchecked_gateway;
+mod unix_socket;
 mod victoria_metrics;
