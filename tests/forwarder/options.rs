@@ -266,7 +266,7 @@ fn quiet_silences_usage_errors() {
 fn names(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_');
     let is_name = |word: &&str| {
-        let prefixes = ["--", "EXPORTER_", "PGW_", "FORWARDER_"];
+        let prefixes = ["--", "EXPORTER_", "PGW_", "FORWARDER_", "RUST_"];
         prefixes.iter().any(|prefix| word.starts_with(prefix) && !word.ends_with(['-', '_']))
     };
     words.filter(is_name).collect()
