@@ -115,9 +115,7 @@ fn lock_file_that_is_swapped_during_runs_changes_no_foreign_file() {
         while counts.iter().sum::<u32>() < 400 || counts[0] == 0 || counts[1] == 0 {
             assert!(!swapper.is_finished(), "the swapper has failed: {counts:?}");
             let run = || Run::new(&exporter.addr, &gateway.addr).env("FORWARDER_LOCK_FILE", &lock);
-            for mut child in [run().start(), run().start()] {
-                wait_for("the end of the run", || child.try_wait().unwrap());
-                let ended = Ended::new(child.wait_with_output().unwrap(), Duration::ZERO);
+            for ended in [run().start(), run().start()].map(Ended::of) {
                 match ended.status {
                     Some(0) => ended.succeeded(),
                     Some(3) => ended.failed(3, &["another run"]),

@@ -84,14 +84,12 @@ fn name_with_dead_addresses_leads_to_the_living_one() {
     // Without a living address, the limit holds.
     fs::write("/etc/hosts", format!("{silent} many.example\n{also_silent} many.example\n"))
         .unwrap();
-    Run::new(&exporter.addr, &named(&gateway))
-        .env("PGW_PUSH_TIMEOUT", "1")
-        .end()
-        .failed(6, &["gateway http://many.example", "unreachable: no connection within 1 s"]);
-    Run::new(&named(&exporter), &gateway.addr)
-        .env("EXPORTER_PROBE_TIMEOUT", "1")
-        .end()
-        .failed(4, &["exporter http://many.example", "is down: no connection within 1 s"]);
+    let run = Run::new(&exporter.addr, &named(&gateway)).env("PGW_PUSH_TIMEOUT", "1");
+    let cause = "unreachable: no connection within 1 s";
+    Ended::of(run.start()).failed(6, &["gateway http://many.example", cause]);
+    let run = Run::new(&named(&exporter), &gateway.addr).env("EXPORTER_PROBE_TIMEOUT", "1");
+    let cause = "is down: no connection within 1 s";
+    Ended::of(run.start()).failed(4, &["exporter http://many.example", cause]);
 }
 
 #[test]
@@ -107,17 +105,13 @@ fn slow_resolver_ends_the_run_within_the_limit() {
     fs::write("/etc/resolv.conf", "nameserver 127.0.0.1\noptions timeout:30 attempts:5\n").unwrap();
 
     let cause = "its name was not resolved within 1 s";
-    Run::new(&exporter.addr, "slow.example:9091")
-        .env("PGW_PUSH_TIMEOUT", "1")
-        .end()
-        .failed(6, &["gateway http://slow.example:9091/", cause]);
+    let run = Run::new(&exporter.addr, "slow.example:9091").env("PGW_PUSH_TIMEOUT", "1");
+    Ended::of(run.start()).failed(6, &["gateway http://slow.example:9091/", cause]);
     let mut question = [0; 512];
     let length = resolver.recv(&mut question).unwrap();
     assert!(String::from_utf8_lossy(&question[..length]).contains("slow"));
-    Run::new("slow.example:9014", &gateway.addr)
-        .env("EXPORTER_PROBE_TIMEOUT", "1")
-        .end()
-        .failed(4, &["exporter http://slow.example:9014/", cause]);
+    let run = Run::new("slow.example:9014", &gateway.addr).env("EXPORTER_PROBE_TIMEOUT", "1");
+    Ended::of(run.start()).failed(4, &["exporter http://slow.example:9014/", cause]);
 
     // The C library gives up before the limit.
     fs::write("/etc/resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n").unwrap();

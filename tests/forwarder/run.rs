@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::host::run_command;
+use crate::host::{run_command, wait_for};
 
 /// The program under test.
 pub const FORWARDER: &str = env!("CARGO_BIN_EXE_pgw-forwarder");
@@ -95,6 +95,12 @@ impl Run {
 }
 
 impl Ended {
+    /// How a started run ends, which it must within a minute. Its output has to fit into a pipe.
+    pub fn of(mut child: Child) -> Ended {
+        wait_for("the end of the run", || child.try_wait().unwrap());
+        Ended::new(child.wait_with_output().unwrap(), Duration::ZERO)
+    }
+
     pub fn new(output: Output, took: Duration) -> Ended {
         Ended {
             status: output.status.code(),
