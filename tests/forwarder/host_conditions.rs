@@ -399,8 +399,9 @@ fn signal_in_any_phase_ends_the_run_and_leaves_no_lock_and_no_partial_push() {
         let limits = ["EXPORTER_PROBE_TIMEOUT", "EXPORTER_SCRAPE_TIMEOUT", "PGW_PUSH_TIMEOUT"];
         limits.iter().fold(run(exporter, gateway), |run, limit| run.env(limit, PATIENT))
     };
-    // More than the buffers of a connection hold, in lines that are valid wherever they are cut.
-    let large = exposition(&"a_metric 1\n".repeat(1_500_000));
+    // More than the buffers of a connection hold.
+    let comment = format!("# {}\n", "x".repeat(997));
+    let large = exposition(&format!("a_metric 1\n{}", comment.repeat(16_000)));
     let large = Fake::after_request(move |stream| stream.write_all(&large).unwrap_or_default());
     let small = Fake::answering(|_| exposition("a_metric 1\n"));
     let (full, _keep) = full_listener();
