@@ -131,7 +131,7 @@ fn lock_file_that_is_swapped_during_runs_changes_no_foreign_file() {
 
 #[test]
 fn full_or_read_only_disk_stops_only_a_run_that_cannot_have_a_lock_file() {
-    if !require(has_namespaces(), "file systems of its own need root")
+    if !require(has_namespaces(), "its own file systems need root")
         || !enter_own_namespaces(
             "host_conditions::full_or_read_only_disk_stops_only_a_run_that_cannot_have_a_lock_file",
         )

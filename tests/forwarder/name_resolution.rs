@@ -14,9 +14,9 @@ use crate::run::{Ended, Run, copy_program};
 use crate::servers::{Server, count_pushes};
 
 /// What most of these tests need.
-const NETWORK: &str = "a network of its own needs root";
+const NETWORK: &str = "its own network needs root";
 
-/// Gives the test an /etc of its own, where names come from `/etc/hosts` and the resolver that
+/// Gives the test its own /etc, where names come from `/etc/hosts` and the resolver that
 /// `/etc/resolv.conf` names.
 fn mount_own_etc() {
     run_command("mount -t tmpfs tmpfs /etc");
@@ -123,7 +123,7 @@ fn slow_resolver_ends_the_run_within_the_limit() {
 
 #[test]
 fn missing_thread_for_a_lookup_is_reported() {
-    if !require(geteuid().is_root(), "a user of its own needs root") {
+    if !require(geteuid().is_root(), "its own user needs root") {
         return;
     }
     // No user has this number. For root, no limit holds.
@@ -153,7 +153,7 @@ fn static_program() -> Option<PathBuf> {
 #[test]
 fn static_program_needs_no_file_of_the_system() {
     let Some(program) = static_program() else { return };
-    if !require(geteuid().is_root(), "a root directory of its own needs root") {
+    if !require(geteuid().is_root(), "its own root directory needs root") {
         return;
     }
     let root = tempfile::tempdir().unwrap();

@@ -73,7 +73,7 @@ impl Run {
         self.env("PGW_INSTANCE", instance)
     }
 
-    /// The same run with this limit of its memory.
+    /// The same run with this memory limit.
     pub fn within(self, kilobytes: u32) -> Run {
         self.after(&format!("ulimit -v {kilobytes} &&"))
     }
