@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::{env, process};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, anyhow, bail};
 use fs4::{FileExt, TryLockError};
 use log::{debug, info};
 use rustix::fs::OFlags;
@@ -33,14 +33,15 @@ impl Lock {
     /// Takes the lock at `path`. If another run holds it, the error has [`Status::Locked`] and its PID.
     pub fn take(path: &Path) -> Result<Lock> {
         let shown = path.display();
-        let unusable = || format!("lock file {shown} cannot be used. Check it, or set {OPTION}");
-        let mut file = open(path).with_context(unusable)?;
+        let unusable =
+            |e| anyhow!("lock file {shown} cannot be used: {e}. Check it, or set {OPTION}");
+        let mut file = open(path).map_err(unusable)?;
         let is_free = match FileExt::try_lock(&file) {
             Ok(()) => true,
             Err(TryLockError::WouldBlock) => false,
-            Err(TryLockError::Error(e)) => return Err(e).with_context(unusable),
+            Err(TryLockError::Error(e)) => return Err(unusable(e.into())),
         };
-        let pid = read_pid(&mut file).with_context(unusable)?;
+        let pid = read_pid(&mut file).map_err(unusable)?;
         if !is_free {
             return Err(Status::Locked.error(format!(
                 "another run (PID {pid}) for this gateway and group holds the lock {shown}"

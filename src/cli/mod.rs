@@ -11,9 +11,7 @@ use anyhow::Result;
 use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{
-    ArgAction, Command, CommandFactory, Error, FromArgMatches, Parser, ValueEnum, value_parser,
-};
+use clap::{ArgAction, Command, CommandFactory, Error, FromArgMatches, Parser, ValueEnum};
 use log::LevelFilter;
 use ureq::http::Method;
 
@@ -69,30 +67,20 @@ pub struct Cli {
     probe_timeout: Duration,
 
     /// Seconds (0.001 to 86400) within which the response has to be complete
-    #[arg(
-        long,
-        env = "EXPORTER_SCRAPE_TIMEOUT",
-        value_name = "SECONDS",
-        help_heading = "Exporter"
-    )]
-    #[arg(default_value = "10", value_parser = values::limit, allow_hyphen_values = true)]
+    #[arg(long, env = "EXPORTER_SCRAPE_TIMEOUT", value_name = "SECONDS")]
+    #[arg(help_heading = "Exporter", default_value = "10", value_parser = values::limit)]
+    #[arg(allow_hyphen_values = true)]
     scrape_timeout: Duration,
 
     /// Refuse a response of more bytes
     #[arg(long, env = "EXPORTER_MAX_BYTES", value_name = "BYTES", help_heading = "Exporter")]
-    #[arg(default_value = "67108864", value_parser = value_parser!(u64).range(1..), allow_hyphen_values = true)]
+    #[arg(default_value = "67108864", value_parser = values::bytes, allow_hyphen_values = true)]
     max_bytes: u64,
 
     /// The Pushgateway: host:port, [v6]:port, or an http:// or https:// URL, with a path prefix if it has
     /// one; several, separated by commas, all get the same
-    #[arg(
-        long,
-        env,
-        value_name = "ADDR[,ADDR...]",
-        help_heading = "Gateway",
-        hide_env_values = true
-    )]
-    #[arg(default_value = "127.0.0.1:9091", value_delimiter = ',')]
+    #[arg(long, env, value_name = "ADDR[,ADDR...]", help_heading = "Gateway")]
+    #[arg(hide_env_values = true, default_value = "127.0.0.1:9091", value_delimiter = ',')]
     pgw_addr: Vec<Address>,
 
     /// The label job of the grouping key; for --prune, if it is given, the only job to prune
@@ -229,7 +217,7 @@ impl Cli {
         Ok(Exporter {
             client: client.map_err(|why| Status::Usage.error(why))?,
             url: address.join(path).map_err(usage_error("exporter_metric"))?,
-            name: format!("{address}{separator}{path}"),
+            name: format!("{address}{separator}{path:.1000}"),
             allow_unframed: self.exporter_allow_unframed,
             probe_timeout: self.probe_timeout,
             scrape_timeout: self.scrape_timeout,

@@ -1,6 +1,8 @@
 //! Usage errors, each on one line that names the option and its variable.
 
+use std::env;
 use std::error::Error as _;
+use std::ffi::OsString;
 
 use clap::error::{ContextKind, ErrorKind};
 use clap::{Arg, Command, Error};
@@ -8,6 +10,13 @@ use clap::{Arg, Command, Error};
 /// What is wrong with the command line or the environment.
 pub fn explain(error: &Error, mut command: Command) -> String {
     command.build();
+    if error.kind() == ErrorKind::InvalidUtf8 {
+        // clap does not say which one it is.
+        let is_odd = |value: OsString| value.to_str().is_none();
+        let is_wrong = |option: &&Arg| option.get_env().and_then(env::var_os).is_some_and(is_odd);
+        let wrong = command.get_arguments().find(is_wrong).map(name);
+        return format!("{}: the value is not UTF-8", wrong.as_deref().unwrap_or("an option"));
+    }
     let wrong = error.get(ContextKind::InvalidArg).map(ToString::to_string);
     let option = command.get_arguments().find(|arg| Some(arg.to_string()) == wrong).map(name);
     let text = error.to_string();

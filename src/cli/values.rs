@@ -1,4 +1,4 @@
-//! How numbers of seconds are read.
+//! How numbers are read.
 
 use std::time::Duration;
 
@@ -25,4 +25,10 @@ pub fn splay(text: &str) -> Result<Duration, String> {
 /// The age of a group in seconds.
 pub fn age(text: &str) -> Result<Duration, String> {
     seconds(text, 1.0, 3650.0 * MAX_SECONDS)
+}
+
+/// A number of bytes.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| format!("{text:?} is not a whole number of bytes, at least 1"))
 }

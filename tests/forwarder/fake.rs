@@ -1,4 +1,4 @@
-//! Fakes, for what no real program can be made to do.
+//! Fake servers, for behaviour that no real program shows.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-/// What a fake has been asked: the head and, if it read it, the body.
+/// A request that a fake received: its head, and its body if the fake read it.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
     pub head: String,
     pub body: Vec<u8>,
-    /// What the server that the fake is in front of has answered.
+    /// The response of the server that the fake is in front of.
     pub reply: Vec<u8>,
 }
 
@@ -33,7 +33,7 @@ impl Request {
     }
 }
 
-/// What the head of a request or an answer says under this name.
+/// The value of a header in the head of a request or response.
 pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.lines().find_map(|line| {
         let (found, value) = line.split_once(':')?;
@@ -41,15 +41,15 @@ pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
-/// A server that answers as it is told. It ends with the process.
+/// A server with the behaviour that a test needs. It ends with the process.
 pub struct Fake {
     pub addr: String,
     requests: Arc<Mutex<Vec<Request>>>,
 }
 
 impl Fake {
-    /// Reads each request whole and answers with what `answer` makes of its path, verbatim;
-    /// an empty answer is none, and closes the connection.
+    /// Reads each request completely, and sends the bytes that `answer` returns for its path. If there are
+    /// none, it closes the connection.
     pub fn answering(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> Fake {
         Fake::new(move |stream, seen| {
             while let Some(mut request) = read_head(stream) {
@@ -63,7 +63,7 @@ impl Fake {
         })
     }
 
-    /// Reads the head of one request on each connection, and leaves all the rest to `behave`.
+    /// Reads the head of one request on each connection, then calls `behave`.
     pub fn after_request(behave: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Fake {
         Fake::new(move |stream, seen| {
             if let Some(request) = read_head(stream) {
@@ -73,7 +73,7 @@ impl Fake {
         })
     }
 
-    /// Does with each connection what `behave` does.
+    /// Calls `behave` with each connection, before it has read anything.
     pub fn raw(behave: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Fake {
         Fake::new(move |stream, seen| {
             seen.lock().unwrap().push(Request::default());
@@ -96,13 +96,13 @@ impl Fake {
         Fake { addr, requests }
     }
 
-    /// What passes to and from the server at `addr`, remembering the requests and the replies.
+    /// Passes requests on to the server at `addr`, and records them with their responses.
     pub fn in_front_of(addr: &str) -> Fake {
         Fake::meddling(addr, |_| None)
     }
 
-    /// The same, but for the requests that `answer` has an answer for: they do not reach the
-    /// server; an empty answer is none, and closes the connection.
+    /// The same, but a request for which `answer` returns bytes does not reach the server: the fake sends
+    /// these. If they are empty, it closes the connection.
     pub fn meddling(
         addr: &str,
         answer: impl Fn(&Request) -> Option<Vec<u8>> + Send + Sync + 'static,
@@ -133,30 +133,30 @@ impl Fake {
         })
     }
 
-    /// All that was asked so far.
+    /// All requests so far.
     pub fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap().clone()
     }
 }
 
-/// An answer of `status` with a Content-Length; `headers` end in CRLF each.
+/// A response with a Content-Length. Each of `headers` ends in CRLF.
 pub fn response(status: u16, headers: &str, body: &str) -> Vec<u8> {
     let length = body.len();
-    format!("HTTP/1.1 {status} Told\r\n{headers}Content-Length: {length}\r\n\r\n{body}").into()
+    format!("HTTP/1.1 {status} Fake\r\n{headers}Content-Length: {length}\r\n\r\n{body}").into()
 }
 
-/// An answer as an exporter gives it.
+/// The response of an exporter.
 pub fn exposition(body: &str) -> Vec<u8> {
     response(200, "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n", body)
 }
 
-/// The header that tells the time, these seconds from now.
+/// The header `Date`, so many seconds from now.
 pub fn date(seconds: u64) -> String {
     let time = SystemTime::now() + Duration::from_secs(seconds);
     format!("Date: {}\r\n", httpdate::fmt_http_date(time))
 }
 
-/// Reads the head of a request, `None` at the end of the connection.
+/// Reads the head of a request. `None` is the end of the connection.
 pub fn read_head(stream: &mut TcpStream) -> Option<Request> {
     let mut head = Vec::new();
     let mut byte = [0];
@@ -175,7 +175,7 @@ fn read_body(stream: &mut TcpStream, request: &mut Request) {
     let _ = stream.take(length).read_to_end(&mut request.body);
 }
 
-/// Writes `bytes` one at a time until the peer has had enough.
+/// Writes `bytes` slowly, one at a time, until the peer closes the connection.
 pub fn drip(stream: &mut TcpStream, bytes: impl IntoIterator<Item = u8>) {
     for byte in bytes {
         if stream.write_all(&[byte]).is_err() {
@@ -185,12 +185,12 @@ pub fn drip(stream: &mut TcpStream, bytes: impl IntoIterator<Item = u8>) {
     }
 }
 
-/// Keeps a connection open, in silence, until the peer closes it.
+/// Sends nothing until the peer closes the connection.
 pub fn hang(stream: &mut TcpStream) {
     let _ = stream.read_to_end(&mut Vec::new());
 }
 
-/// Ends a connection with a reset.
+/// Makes the end of a connection a reset.
 pub fn reset(stream: &TcpStream) {
     rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO)).unwrap();
 }

@@ -1,36 +1,46 @@
-//! One run at a time for each group, whatever happened to the one before.
+//! The lock: one run at a time for each group, and the lock files that a run accepts.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustix::fs::{CWD, FileType, FlockOperation, flock, mknodat};
 use rustix::process::geteuid;
 
 use crate::fake::{Fake, exposition, hang, response};
 use crate::host::{require, wait_for};
 use crate::run::{Ended, Run, copy_program};
-use crate::servers::{Server, count_pushes};
 
-/// A user that is not the one that runs the tests.
-const NOBODY: u32 = 65534;
+/// A user other than the one that runs the tests.
+const OTHER_USER: u32 = 65534;
 
-/// An exporter that is alive and never says more, so that a run holds its lock.
-fn stuck() -> Fake {
+fn exporter() -> Fake {
+    Fake::answering(|_| exposition("a 1\n"))
+}
+
+fn gateway() -> Fake {
+    Fake::answering(|_| response(200, "", ""))
+}
+
+/// An exporter that never responds, so that a run keeps its lock.
+fn stuck_exporter() -> Fake {
     Fake::after_request(hang)
 }
 
-/// A run that holds the lock at `lock`, once it does.
-fn holder(exporter: &Fake, gateway: &str, lock: &Path) -> Child {
-    let child = locked(Run::new(&exporter.addr, gateway), lock).start();
-    wait_for("the scrape", || exporter.requests().iter().find(|r| r.path() == "/metrics").cloned());
-    child
+fn with_lock(run: Run, lock: &Path) -> Run {
+    run.env("FORWARDER_LOCK_FILE", lock)
 }
 
-fn locked(run: Run, lock: &Path) -> Run {
-    run.env("FORWARDER_LOCK_FILE", lock.to_str().unwrap())
+/// Starts a run that keeps its lock, and waits until it has it.
+fn start_holder(run: Run, exporter: &Fake) -> Child {
+    let child = run.start();
+    wait_for("the scrape", || (exporter.requests().len() == 1).then_some(()));
+    child
 }
 
 fn kill(mut child: Child) {
@@ -39,46 +49,44 @@ fn kill(mut child: Child) {
 }
 
 #[test]
-fn a_second_run_for_the_group_leaves_at_once_and_names_the_first() {
-    let (exporter, gateway) = (stuck(), Fake::answering(|_| response(200, "", "")));
-    let run = |addr: &str| Run::new(addr, &gateway.addr).instance("one");
-    let first = run(&exporter.addr).start();
-    wait_for("the scrape", || (exporter.requests().len() == 2).then_some(()));
+fn second_run_of_a_group_exits_with_3_and_names_the_first() {
+    let (stuck, exporter, gateway) = (stuck_exporter(), exporter(), gateway());
+    let run = |exporter: &Fake| Run::new(&exporter.addr, &gateway.addr).instance("one");
+    let first = start_holder(run(&stuck), &stuck);
+    let pid = format!("another run (PID {})", first.id());
+    run(&stuck).end().failed(3, &[&pid]);
+    assert_eq!(stuck.requests().len(), 1, "the second run has contacted the exporter");
 
-    let second = run(&exporter.addr).end();
-    second.failed(3, &["another run", &format!("PID {}", first.id())]);
-    assert_eq!(exporter.requests().len(), 2, "the second run has contacted the exporter");
-
-    // Another group's run goes its way, and pushes.
-    let alive = Fake::answering(|_| exposition("a 1\n"));
-    run(&alive.addr).instance("two").end().succeeded();
-    run(&alive.addr).env("PGW_LABELS", "a=b").end().succeeded();
+    // Other groups are not affected.
+    run(&exporter).instance("two").end().succeeded();
+    run(&exporter).env("PGW_LABELS", "a=b").end().succeeded();
     assert_eq!(gateway.requests().len(), 2);
 
-    // And so does the next run after a holder that was killed.
+    // A killed run leaves no lock.
     kill(first);
-    run(&alive.addr).end().succeeded();
+    run(&exporter).end().succeeded();
     assert_eq!(gateway.requests().len(), 3);
 }
 
 #[test]
-fn two_runs_at_once_for_two_groups_both_push() {
-    let (exporter, gateway) = (Server::node_exporter(), Server::pushgateway(&[]));
-    let runs = ["a", "b"].map(|i| Run::new(&exporter.addr, &gateway.addr).instance(i).start());
-    for run in runs {
-        Ended::new(run.wait_with_output().unwrap(), Duration::ZERO).succeeded();
-    }
-    assert!(gateway.group("a").is_some() && gateway.group("b").is_some());
-}
-
-#[test]
-fn of_fifty_runs_started_together_those_that_did_not_overlap_push() {
-    let (exporter, gateway) = (Server::node_exporter(), Server::pushgateway(&[]));
-    let runs: Vec<Child> =
-        (0..50).map(|_| Run::new(&exporter.addr, &gateway.addr).start()).collect();
+fn simultaneous_runs_of_a_group_push_one_at_a_time_or_exit_with_3() {
+    // Runs that have scraped, and have not pushed.
+    let running = Arc::new(AtomicUsize::new(0));
+    let most = Arc::new(AtomicUsize::new(0));
+    let exporter = Fake::answering({
+        let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+        move |_| {
+            most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            exposition("a 1\n")
+        }
+    });
+    let gateway = Fake::answering(move |_| {
+        running.fetch_sub(1, Ordering::SeqCst);
+        response(200, "", "")
+    });
+    let runs: Vec<_> = (0..50).map(|_| Run::new(&exporter.addr, &gateway.addr).start()).collect();
     let mut pushed = 0;
-    for run in runs {
-        let ended = Ended::new(run.wait_with_output().unwrap(), Duration::ZERO);
+    for ended in runs.into_iter().map(Ended::of) {
         match ended.status {
             Some(0) => {
                 ended.succeeded();
@@ -87,17 +95,17 @@ fn of_fifty_runs_started_together_those_that_did_not_overlap_push() {
             _ => ended.failed(3, &["another run (PID "]),
         }
     }
-    assert!(pushed > 0);
-    assert_eq!(count_pushes(&gateway.addr), pushed);
+    assert_eq!(gateway.requests().len(), pushed);
+    assert_eq!(most.load(Ordering::SeqCst), 1);
 }
 
 #[test]
-fn a_delete_waits_for_no_push() {
-    let (exporter, gateway) = (stuck(), Fake::answering(|_| response(202, "", "")));
+fn delete_exits_with_3_while_a_push_runs() {
+    let (stuck, gateway) = (stuck_exporter(), gateway());
     let directory = tempfile::tempdir().unwrap();
     let lock = directory.path().join("lock");
-    let first = holder(&exporter, &gateway.addr, &lock);
-    let delete = || locked(Run::new("127.0.0.1:1", &gateway.addr), &lock).arg("--delete").end();
+    let first = start_holder(with_lock(Run::new(&stuck.addr, &gateway.addr), &lock), &stuck);
+    let delete = || with_lock(Run::new("127.0.0.1:1", &gateway.addr), &lock).arg("--delete").end();
     delete().failed(3, &["another run"]);
     kill(first);
     delete().succeeded();
@@ -105,169 +113,185 @@ fn a_delete_waits_for_no_push() {
 }
 
 #[test]
-fn the_lock_file_holds_the_pid_and_stays() {
-    let (exporter, gateway) = (stuck(), Fake::answering(|_| response(200, "", "")));
+fn run_that_sleeps_its_splay_holds_the_lock() {
+    let (exporter, gateway) = (exporter(), gateway());
     let directory = tempfile::tempdir().unwrap();
     let lock = directory.path().join("lock");
+    let run =
+        || with_lock(Run::new(&exporter.addr, &gateway.addr).instance("node1.example"), &lock);
+    let first = run().env("FORWARDER_SPLAY", "3600").start();
+    let pid = first.id().to_string();
+    let holder = || fs::read_to_string(&lock).unwrap_or_default();
+    wait_for("the lock", || (holder().trim() == pid).then_some(()));
+    run().end().failed(3, &[&format!("PID {pid}")]);
+    assert!(exporter.requests().is_empty());
+    kill(first);
+    run().end().succeeded();
+}
+
+#[test]
+fn lock_file_has_the_pid_of_its_holder_and_is_never_deleted() {
+    let (stuck, exporter, gateway) = (stuck_exporter(), exporter(), gateway());
+    let directory = tempfile::tempdir().unwrap();
+    let lock = directory.path().join("lock");
+    let run = |exporter: &Fake| with_lock(Run::new(&exporter.addr, &gateway.addr), &lock);
+    // From a run that was killed, after a crash of the machine.
     fs::write(&lock, "\0 0004194304\n").unwrap();
-    let first = holder(&exporter, &gateway.addr, &lock);
+    let first = start_holder(run(&stuck), &stuck);
     assert_eq!(fs::read_to_string(&lock).unwrap(), format!("{}\n", first.id()));
     kill(first);
 
-    let alive = Fake::answering(|_| exposition("a 1\n"));
-    locked(Run::new(&alive.addr, &gateway.addr), &lock).end().succeeded();
-    assert_eq!(fs::read_to_string(&lock).unwrap(), "", "a released lock names nobody");
-}
-
-/// Runs that must be refused by the lock alone: nothing is at either address.
-fn refused(lock: &Path, words: &[&str]) {
-    let ended = locked(Run::new("127.0.0.1:1", "127.0.0.1:1"), lock).end();
-    ended.failed(
-        1,
-        &[&["lock file", lock.to_str().unwrap(), "FORWARDER_LOCK_FILE"], words].concat(),
-    );
+    run(&exporter).end().succeeded();
+    assert_eq!(fs::read_to_string(&lock).unwrap(), "", "a released lock has no PID");
 }
 
 #[test]
-fn what_is_not_a_lock_file_of_this_user_is_refused_and_untouched() {
+fn holder_whose_pid_is_not_in_the_file_is_unknown() {
+    let directory = tempfile::tempdir().unwrap();
+    let lock = directory.path().join("lock");
+    let holder = File::create(&lock).unwrap();
+    flock(&holder, FlockOperation::NonBlockingLockExclusive).unwrap();
+    for (content, shown) in
+        [("", "unknown"), ("\n", "unknown"), ("\0\0", "unknown"), ("4711\n", "4711")]
+    {
+        fs::write(&lock, content).unwrap();
+        let ended = with_lock(Run::new("127.0.0.1:1", "127.0.0.1:1"), &lock).end();
+        ended.failed(3, &[&format!("another run (PID {shown})"), lock.to_str().unwrap()]);
+        assert_eq!(fs::read_to_string(&lock).unwrap(), content);
+    }
+}
+
+/// Asserts that a run refuses the lock file before it contacts anything.
+#[track_caller]
+fn refused(lock: &Path, cause: &str) {
+    let ended = with_lock(Run::new("127.0.0.1:1", "127.0.0.1:1"), lock).end();
+    let shown = format!("lock file {} cannot be used: ", lock.display());
+    ended.failed(1, &[&shown, cause, "--lock-file (FORWARDER_LOCK_FILE)"]);
+}
+
+#[test]
+fn file_that_is_no_lock_file_is_refused_and_unchanged() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     let target = path("target");
-    fs::write(&target, "precious").unwrap();
+    for content in [&b"precious"[..], b"12 x\n", b"-1\n", b"1.5\n", b"0123456789012345", b"\xff"] {
+        fs::write(&target, content).unwrap();
+        refused(&target, "something else than a PID");
+        assert_eq!(fs::read(&target).unwrap(), content);
+    }
 
+    // A PID would fit into these.
+    fs::write(&target, "12\n").unwrap();
     symlink(&target, path("link")).unwrap();
-    refused(&path("link"), &["symbolic link"]);
-    symlink(path("nowhere"), path("dangling")).unwrap();
-    refused(&path("dangling"), &["symbolic link"]);
+    refused(&path("link"), "symbolic link");
+    symlink(path("nowhere"), path("dangling link")).unwrap();
+    refused(&path("dangling link"), "symbolic link");
     assert!(!path("nowhere").exists());
-
-    // A slip in the options.
-    refused(&target, &["something else than a PID"]);
     fs::hard_link(&target, path("second name")).unwrap();
-    refused(&path("second name"), &["hard link"]);
+    refused(&path("second name"), "hard link");
+    assert_eq!(fs::read_to_string(&target).unwrap(), "12\n");
 
-    rustix::fs::mknodat(rustix::fs::CWD, path("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
-        .unwrap();
-    refused(&path("fifo"), &["not a regular file"]);
-    refused(directory.path(), &["directory"]);
-    refused(Path::new("/dev/null"), &[]);
-    refused(&path("no such directory/lock"), &["No such file"]);
-    assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+    mknodat(CWD, path("fifo"), FileType::Fifo, 0o600.into(), 0).unwrap();
+    refused(&path("fifo"), "not a regular file");
+    refused(directory.path(), "directory");
+    refused(Path::new("/dev/null"), "not a regular file");
+    refused(&path("missing/lock"), "No such file");
 }
 
 #[test]
-fn a_lock_file_of_another_user_is_refused_and_untouched() {
+fn lock_file_of_another_user_is_refused_and_unchanged() {
     if !require(geteuid().is_root(), "a lock file of another user needs root") {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
     let lock = directory.path().join("lock");
-    fs::write(&lock, "theirs").unwrap();
-    chown(&lock, Some(NOBODY), Some(NOBODY)).unwrap();
-    refused(&lock, &["belongs to user 65534"]);
-    assert_eq!(fs::read_to_string(&lock).unwrap(), "theirs");
+    fs::write(&lock, "12\n").unwrap();
+    chown(&lock, Some(OTHER_USER), Some(OTHER_USER)).unwrap();
+    refused(&lock, "belongs to user 65534");
+    assert_eq!(fs::read_to_string(&lock).unwrap(), "12\n");
 }
 
 #[test]
-fn a_directory_that_cannot_be_written_is_refused() {
+fn directory_without_write_permission_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let lock = directory.path().join("lock");
     let program = copy_program(directory.path());
     fs::set_permissions(directory.path(), Permissions::from_mode(0o555)).unwrap();
-
     // Root can write everywhere.
-    let unprivileged = match geteuid().is_root() {
-        true => NOBODY,
-        false => geteuid().as_raw(),
-    };
+    let user = if geteuid().is_root() { OTHER_USER } else { geteuid().as_raw() };
     let output = Command::new(&program)
         .env_clear()
-        .env("FORWARDER_LOCK_FILE", &lock)
-        .uid(unprivileged)
+        .env("FORWARDER_LOCK_FILE", directory.path().join("lock"))
+        .uid(user)
         .output()
         .unwrap();
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
     Ended::new(output, Duration::ZERO).failed(1, &["lock file", "Permission denied"]);
 }
 
-/// The default directories of a user that nobody is, made by root.
 #[test]
-fn the_default_directory_has_to_be_this_users_alone() {
+fn default_directory_must_belong_to_the_user_alone() {
     if !require(geteuid().is_root(), "the default directories of another user need root") {
         return;
     }
+    // No user has this number.
     let user = 200_000 + std::process::id() % 100_000;
-    let gateway = Fake::answering(|_| response(200, "", ""));
-    let exporter = Fake::answering(|_| exposition("a 1\n"));
-    let place = tempfile::tempdir().unwrap();
-    let program = copy_program(place.path());
-    fs::set_permissions(place.path(), Permissions::from_mode(0o777)).unwrap();
-    let run = |temporary: &Path| {
+    let (exporter, gateway) = (exporter(), gateway());
+    let temporary = tempfile::tempdir().unwrap();
+    let temporary = temporary.path();
+    let program = copy_program(temporary);
+    fs::set_permissions(temporary, Permissions::from_mode(0o777)).unwrap();
+    let run = |tmpdir: &Path| {
         let output = Command::new(&program)
             .env_clear()
             .envs([("EXPORTER_ADDR", &exporter.addr), ("PGW_ADDR", &gateway.addr)])
-            .env("TMPDIR", temporary)
-            // A login shell has it and cron has not: it must not make a difference.
-            .env("XDG_RUNTIME_DIR", place.path())
-            .current_dir(place.path())
+            .env("TMPDIR", tmpdir)
+            // A login shell has it and cron has not, so it must not matter.
+            .env("XDG_RUNTIME_DIR", temporary)
+            .current_dir(temporary)
             .uid(user)
             .output()
             .unwrap();
         Ended::new(output, Duration::ZERO)
     };
-    let own = place.path().join(format!("pgw-forwarder-{user}"));
-    let words = ["directory", own.to_str().unwrap(), "FORWARDER_LOCK_FILE"];
+    let own = temporary.join(format!("pgw-forwarder-{user}"));
+    let refused = || {
+        let shown = format!(
+            "the directory {} for the lock cannot be used: it is a link, or",
+            own.display()
+        );
+        run(temporary).failed(1, &[&shown, "--lock-file (FORWARDER_LOCK_FILE)"]);
+    };
 
-    run(place.path()).succeeded();
+    run(temporary).succeeded();
     assert_eq!(fs::metadata(&own).unwrap().permissions().mode() & 0o777, 0o700);
     let lock = fs::read_dir(&own).unwrap().next().unwrap().unwrap();
     assert_eq!(lock.metadata().unwrap().permissions().mode() & 0o777, 0o600);
 
     fs::set_permissions(&own, Permissions::from_mode(0o777)).unwrap();
-    run(place.path()).failed(1, &words);
+    refused();
     fs::set_permissions(&own, Permissions::from_mode(0o700)).unwrap();
-    chown(&own, Some(NOBODY), None).unwrap();
-    run(place.path()).failed(1, &words);
+    chown(&own, Some(OTHER_USER), None).unwrap();
+    refused();
     chown(&own, Some(user), None).unwrap();
-    fs::rename(&own, place.path().join("elsewhere")).unwrap();
+    fs::rename(&own, temporary.join("elsewhere")).unwrap();
     symlink("elsewhere", &own).unwrap();
-    run(place.path()).failed(1, &words);
-    fs::write(place.path().join("file"), "").unwrap();
-    run(&place.path().join("file")).failed(1, &["directory", "file/pgw-forwarder-"]);
+    refused();
+    let file = temporary.join("file");
+    fs::write(&file, "").unwrap();
+    run(&file).failed(1, &["file/pgw-forwarder-", "Not a directory", "FORWARDER_LOCK_FILE"]);
 
-    // A directory that would be another one in each working directory is none.
+    // A relative directory depends on the working directory, so /tmp is used.
     let in_tmp = PathBuf::from(format!("/tmp/pgw-forwarder-{user}"));
     run(Path::new("")).succeeded();
     assert_eq!(fs::read_dir(&in_tmp).unwrap().count(), 1);
     fs::remove_dir_all(&in_tmp).unwrap();
 
-    // The session's directory comes first, if it is this user's alone.
+    // The directory of the user's sessions comes first, if it is the user's alone.
     let session = PathBuf::from(format!("/run/user/{user}"));
     fs::create_dir_all(&session).unwrap();
-    run(place.path()).failed(1, &words);
+    refused();
     chown(&session, Some(user), None).unwrap();
-    run(place.path()).succeeded();
+    run(temporary).succeeded();
     assert_eq!(fs::read_dir(&session).unwrap().count(), 1);
     fs::remove_dir_all(&session).unwrap();
-}
-
-#[test]
-fn a_run_that_sleeps_its_splay_holds_the_lock() {
-    let gateway = Fake::answering(|_| response(200, "", ""));
-    let exporter = Fake::answering(|_| exposition("a 1\n"));
-    let directory = tempfile::tempdir().unwrap();
-    let lock = directory.path().join("lock");
-    let run = || {
-        let run = Run::new(&exporter.addr, &gateway.addr);
-        locked(run.instance("node1.example"), &lock)
-    };
-    let first = run().env("FORWARDER_SPLAY", "3600").start();
-    let pid = first.id().to_string();
-    wait_for("the lock", || {
-        let holder = fs::read_to_string(&lock).ok()?;
-        (holder.trim() == pid).then_some(())
-    });
-    run().end().failed(3, &[&format!("PID {pid}")]);
-    kill(first);
-    run().end().succeeded();
 }

@@ -13,6 +13,7 @@ mod hostile_servers;
 mod install_script;
 mod lock;
 mod main_job;
+mod name_resolution;
 mod node_installation;
 mod options;
 mod prune;

@@ -5,17 +5,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::host::run_command;
+use crate::host::{run_command, wait_for};
 
 /// The program under test.
 pub const FORWARDER: &str = env!("CARGO_BIN_EXE_pgw-forwarder");
 
-/// One run of the forwarder, with nothing in its environment but what a test sets.
+/// A run of the forwarder with no variables but those that a test sets.
 pub struct Run(Command);
 
-/// A copy of the program where every user can reach it. It is another process that writes it:
-/// while this one does, a child that another test has just made may hold it open, too, and a file
-/// that is open for writing cannot be run.
+/// Copies the program to a directory where every user can reach it. Another process writes the copy: if
+/// this one did, a child that another test forks meanwhile would keep the file open for writing, and such
+/// a file cannot be run.
 pub fn copy_program(directory: &Path) -> PathBuf {
     let program = directory.join("pgw-forwarder");
     run_command(&format!("cp {FORWARDER} {}", program.display()));
@@ -34,7 +34,7 @@ pub struct Ended {
 impl Run {
     pub fn new(exporter: &str, gateway: &str) -> Run {
         let mut run = Run(Command::new(FORWARDER));
-        // Without it the lock files of all these groups would stay in the machine's own.
+        // Otherwise the lock files of all tests would stay in the machine's own directory.
         run.0.env_clear().env("TMPDIR", env!("CARGO_TARGET_TMPDIR")).stdin(Stdio::null());
         run.env("EXPORTER_ADDR", exporter).env("PGW_ADDR", gateway)
     }
@@ -54,7 +54,7 @@ impl Run {
         self
     }
 
-    /// The same run, started by a command, which the program and its arguments follow.
+    /// The same run, started by a command that gets the program and its arguments.
     pub fn by(self, command: &[&str]) -> Run {
         let mut run = Run(Command::new(command[0]));
         run.0
@@ -73,12 +73,12 @@ impl Run {
         self.env("PGW_INSTANCE", instance)
     }
 
-    /// The same with no more memory than this.
+    /// The same run with this memory limit.
     pub fn within(self, kilobytes: u32) -> Run {
         self.after(&format!("ulimit -v {kilobytes} &&"))
     }
 
-    /// The same after what a shell does first.
+    /// The same run, started by a shell after these commands.
     pub fn after(self, first: &str) -> Run {
         self.by(&["/bin/sh", "-c", &format!("{first} exec \"$0\" \"$@\"")])
     }
@@ -95,6 +95,12 @@ impl Run {
 }
 
 impl Ended {
+    /// How a started run ends, which it must within a minute. Its output has to fit into a pipe.
+    pub fn of(mut child: Child) -> Ended {
+        wait_for("the end of the run", || child.try_wait().unwrap());
+        Ended::new(child.wait_with_output().unwrap(), Duration::ZERO)
+    }
+
     pub fn new(output: Output, took: Duration) -> Ended {
         Ended {
             status: output.status.code(),
@@ -110,14 +116,15 @@ impl Ended {
         assert_eq!((self.status, self.stderr.as_str()), (Some(0), ""));
     }
 
-    /// Asserts a failure that is told on one line with all of `words`.
+    /// Asserts a failure with one line on stderr that contains all of `parts`.
     #[track_caller]
-    pub fn failed(&self, status: i32, words: &[&str]) {
+    pub fn failed(&self, status: i32, parts: &[&str]) {
         assert_eq!(self.status, Some(status), "{self:?}");
         assert_eq!(self.stderr.lines().count(), 1, "{self:?}");
         assert!(self.stderr.starts_with("pgw-forwarder: error: "), "{self:?}");
-        for word in words {
-            assert!(self.stderr.contains(word), "{word:?} is not in {self:?}");
+        assert!(self.stderr.ends_with(&format!(". (exit status {status})\n")), "{self:?}");
+        for part in parts {
+            assert!(self.stderr.contains(part), "{part:?} is not in {self:?}");
         }
         assert!(self.stdout.is_empty(), "{self:?}");
     }
