@@ -48,7 +48,8 @@ pub fn describe(response: Response, side: Side) -> String {
     if status.is_redirection() {
         let target = head.headers.get(header::LOCATION);
         let target = target.map_or("nowhere".into(), |target| quote(target.as_bytes()));
-        return format!("{status}, a redirect to {target}, which is not followed");
+        let option = side.option("addr");
+        return format!("{status}, a redirect to {target}, which is not followed. Check {option}");
     }
     let mut text = Vec::new();
     if !head.headers.contains_key(header::CONTENT_ENCODING) {
