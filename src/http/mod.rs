@@ -32,6 +32,7 @@ pub use response::{Response, check_coding, describe as describe_response, is_fra
 pub use side::Side;
 pub use ureq::Error;
 
+use crate::logging::quote;
 use connect::{MAX_HEAD, Route};
 use transport::{Connection, RequestState, is_gone};
 
@@ -112,7 +113,10 @@ impl Client {
             None => self.agent.run(request.body(())?)?,
             Some(body) => self.agent.run(request.body(body)?)?,
         };
-        debug!("response: {} {:?}", response.status(), response.headers());
+        debug!("response: {}", response.status());
+        for (name, value) in response.headers() {
+            debug!("{name}: {}", quote(value.as_bytes()));
+        }
         Ok(response)
     }
 
