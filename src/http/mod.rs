@@ -136,10 +136,11 @@ impl Client {
     /// Why there is no response, and what an administrator can do.
     pub fn explain(&self, error: &Error) -> String {
         let cause = self.describe(error);
+        let running = if self.route.proxy.is_some() { "both run" } else { "it runs" };
         match error {
             // These words are our own or those of TLS, and name the remedy if there is one.
             Error::Io(e) if matches!(e.kind(), ErrorKind::Other | ErrorKind::InvalidData) => cause,
-            _ => format!("{cause}. Check that it runs, and {}", self.side.option("addr")),
+            _ => format!("{cause}. Check that {running}, and {}", self.side.option("addr")),
         }
     }
 
