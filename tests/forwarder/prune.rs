@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use crate::fake::{Fake, date, exposition, hang, response};
-use crate::host::{unused_address, wait_for};
+use crate::host::{fetched_program, require, unused_address, wait_for};
 use crate::run::{FORWARDER, Run};
 use crate::servers::Server;
 
@@ -171,6 +171,21 @@ fn stale_groups_with_every_kind_of_key_are_deleted_and_fresh_ones_stay() {
     refresh();
     prune(&gateway.addr).end().succeeded();
     wait_for_keys(&gateway, &fresh);
+}
+
+#[test]
+fn group_with_a_label_name_in_utf8_is_deleted() {
+    let has_program = fetched_program("pushgateway-newer").is_file();
+    if !require(has_program, "a newer Pushgateway: tests/newer-programs.sh gets it") {
+        return;
+    }
+    let gateway = Server::newer_pushgateway(&["--push.enable-utf8-names"]);
+    let url = format!("http://{}/metrics/job/j/U__a_2e_b/v", gateway.addr);
+    ureq::post(url).send("a 1\n").unwrap();
+    assert!(keys(&gateway).pop_first().unwrap().contains_key("a.b"));
+    wait_until_stale(&gateway, 1);
+    prune(&gateway.addr).end().succeeded();
+    wait_for_jobs(&gateway, &[]);
 }
 
 #[test]
