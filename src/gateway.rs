@@ -11,7 +11,7 @@ use ureq::http::{Method, Request, StatusCode, Uri, header};
 
 use crate::exposition::{CONTENT_TYPE, Exposition};
 use crate::http::{Address, Client, Response, Side, check_coding, describe_response, is_framed};
-use crate::logging::quote;
+use crate::logging::{MAX_QUOTED, quote};
 use crate::status::{Failures, Status};
 
 /// What to do about a 400 to a compressed push.
@@ -90,7 +90,7 @@ impl Gateway {
         let response = self.send(url, request, push)?;
         let status = response.status();
         let mut start = Vec::new();
-        let read = response.into_body().into_reader().take(1000).read_to_end(&mut start);
+        let read = response.into_body().into_reader().take(MAX_QUOTED).read_to_end(&mut start);
         match read {
             // An exporter, a login page, a default page: it has stored nothing.
             _ if !start.is_empty() => {

@@ -5,10 +5,14 @@ use std::io::Write;
 use std::sync::Mutex;
 
 use env_logger::{Builder, WriteStyle};
-use log::{Level, LevelFilter};
+use log::LevelFilter;
 
 /// Most characters of a text from the network that a message quotes.
 const MAX_QUOTE: usize = 300;
+
+/// Most bytes of that text to read. A secret in it may be as long as the head of a request, and would not be
+/// masked if it were cut.
+pub const MAX_QUOTED: u64 = 16 * 1024;
 
 /// Shows this program's messages from `level` on. Without it, `RUST_LOG` decides, which the error is about
 /// if it does not parse. Without that, warnings are shown.
@@ -31,10 +35,11 @@ pub fn init(level: Option<LevelFilter>) -> Result<(), String> {
         .write_style(WriteStyle::Never)
         .format(|out, record| {
             let level = record.level().as_str().to_ascii_lowercase();
-            // At these levels, heads are shown, by other crates as well.
-            let is_detail = record.level() >= Level::Debug;
+            // Other crates show heads. Our own messages quote texts from the network, and are not masked as a
+            // whole: a gap in words that everybody knows would reveal the secret.
+            let is_own = record.target().starts_with("pgw_forwarder");
             let message = record.args().to_string();
-            let message = if is_detail { mask_secrets(&message) } else { message };
+            let message = if is_own { message } else { mask_secrets(&message) };
             writeln!(out, "{}", line(&level, &message))
         })
         .init();
@@ -77,19 +82,14 @@ pub fn register_secret(secret: &str) {
 }
 
 fn mask_secrets(text: &str) -> String {
-    let mut text = text.to_owned();
-    if let Ok(secrets) = SECRETS.lock() {
-        for secret in secrets.iter() {
-            text = text.replace(secret, "***");
-        }
-    }
-    text
+    let secrets = SECRETS.lock().expect("a panic ends the process");
+    secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "***"))
 }
 
 /// The beginning of a text from the network, on one line, without secrets.
 pub fn quote(bytes: &[u8]) -> String {
     // The text may be as long as its sender likes.
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(8 * MAX_QUOTE)]);
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_QUOTED as usize)]);
     // Masked first: a secret that is cut would not be known any more.
     let text = mask_secrets(&text);
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -129,5 +129,8 @@ mod tests {
         register_secret("x7");
         register_secret("x7-and-more");
         assert_eq!(quote(b"got x7-and-more, x7"), "got ***, ***");
+        let long = "z9".repeat(4000);
+        register_secret(&long);
+        assert_eq!(quote(format!("got {long}").as_bytes()), "got ***");
     }
 }

@@ -32,6 +32,7 @@ pub use response::{Response, check_coding, describe as describe_response, is_fra
 pub use side::Side;
 pub use ureq::Error;
 
+use crate::logging::quote;
 use connect::{MAX_HEAD, Route};
 use transport::{Connection, RequestState, is_gone};
 
@@ -112,7 +113,10 @@ impl Client {
             None => self.agent.run(request.body(())?)?,
             Some(body) => self.agent.run(request.body(body)?)?,
         };
-        debug!("response: {} {:?}", response.status(), response.headers());
+        debug!("response: {}", response.status());
+        for (name, value) in response.headers() {
+            debug!("{name}: {}", quote(value.as_bytes()));
+        }
         Ok(response)
     }
 
@@ -132,10 +136,11 @@ impl Client {
     /// Why there is no response, and what an administrator can do.
     pub fn explain(&self, error: &Error) -> String {
         let cause = self.describe(error);
+        let running = if self.route.proxy.is_some() { "both run" } else { "it runs" };
         match error {
             // These words are our own or those of TLS, and name the remedy if there is one.
             Error::Io(e) if matches!(e.kind(), ErrorKind::Other | ErrorKind::InvalidData) => cause,
-            _ => format!("{cause}. Check that it runs, and {}", self.side.option("addr")),
+            _ => format!("{cause}. Check that {running}, and {}", self.side.option("addr")),
         }
     }
 

@@ -5,7 +5,7 @@ use std::io::Read;
 use ureq::http::{HeaderName, StatusCode, Version, header};
 
 use super::side::Side;
-use crate::logging::quote;
+use crate::logging::{MAX_QUOTED, quote};
 
 /// The head of a response, and its body, which is still to be read.
 pub type Response = ureq::http::Response<ureq::Body>;
@@ -54,7 +54,7 @@ pub fn describe(response: Response, side: Side) -> String {
     let mut text = Vec::new();
     if !head.headers.contains_key(header::CONTENT_ENCODING) {
         // What came before an error is worth showing, too.
-        let _ = body.into_reader().take(2048).read_to_end(&mut text);
+        let _ = body.into_reader().take(MAX_QUOTED).read_to_end(&mut text);
     }
     let remedy = match status {
         StatusCode::BAD_REQUEST if String::from_utf8_lossy(&text).contains("HTTPS") => {

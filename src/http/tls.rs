@@ -6,38 +6,32 @@ use std::sync::Arc;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{CertificateError, Error};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{CertificateError, ClientConfig, ClientConnection, Error, RootCertStore, StreamOwned};
 use rustls_native_certs::load_native_certs;
 
 use super::access::Access;
 use super::address::Address;
 use super::side::Side;
 use super::transport::Socket;
-use crate::logging::quote;
+
+/// Most characters of an error of rustls that a message shows: a certificate may have many names. It can
+/// hold no secret of this run: the peer that chose the text had been sent none.
+const MAX_TEXT: usize = 300;
 
 /// How to speak TLS to the server at `address`, if it is an https one.
 pub fn configure(access: &Access, address: &Address) -> Result<Option<Arc<ClientConfig>>, String> {
     let side = access.side;
-    let set = ["cacert", "cert", "key"].iter().find(|name| access.options.contains_key(*name));
-    match (address.is_https(), set) {
-        (true, _) => {}
-        (false, None) => return Ok(None),
-        (false, Some(name)) => {
-            return Err(format!(
-                "{}: there is no TLS to {address}. Use https://",
-                side.option(name)
-            ));
-        }
+    if !address.is_https() {
+        let set = ["cacert", "cert", "key"].iter().find(|name| access.options.contains_key(*name));
+        return set.map_or(Ok(None), |name| {
+            Err(format!("{}: there is no TLS to {address}. Use https://", side.option(name)))
+        });
     }
     let mut roots = RootCertStore::empty();
     match certificates(access, "cacert")? {
         Some(certificates) => {
-            for certificate in certificates {
-                let added = roots.add(certificate);
-                added
-                    .map_err(|e| access.file_error("cacert", &format!("not a certificate: {e}")))?;
-            }
+            let error = |e| access.file_error("cacert", &format!("not a certificate: {e}"));
+            certificates.into_iter().try_for_each(|c| roots.add(c)).map_err(error)?;
         }
         None => drop(roots.add_parsable_certificates(load_native_certs().certs)),
     }
@@ -101,29 +95,31 @@ pub fn describe(error: &io::Error, side: Side) -> Option<String> {
             side.option("cert")
         ),
         Error::InvalidMessage(_) => "it does not speak TLS. Use http:// in its address".into(),
-        other => format!("TLS: {}", quote(other.to_string().as_bytes())),
+        other => format!("TLS: {:.MAX_TEXT$}", other.to_string()),
     })
 }
 
-fn describe_certificate_error(why: &CertificateError, side: Side) -> String {
-    let why = match why {
+fn describe_certificate_error(error: &CertificateError, side: Side) -> String {
+    use CertificateError::*;
+    let text = format!("{:.MAX_TEXT$}", error.to_string());
+    let why = match error {
         // A CA of the same name, but with another key, makes a bad signature.
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+        UnknownIssuer | BadSignature => {
             format!("it is from a CA that is not trusted here. Check {}", side.option("cacert"))
         }
-        CertificateError::Expired
-        | CertificateError::ExpiredContext { .. }
-        | CertificateError::NotValidYet
-        | CertificateError::NotValidYetContext { .. } => {
-            format!("{why}. Check this host's clock, too")
+        Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. } => {
+            format!("{text}. Check this host's clock, too")
+        }
+        NotValidForName | NotValidForNameContext { .. } => {
+            format!("{text}. Check {}, or add the name (subjectAltName)", side.option("addr"))
         }
         // It has no variant of its own.
-        why if why.to_string().contains("CaUsedAsEndEntity") => {
+        _ if text.contains("CaUsedAsEndEntity") => {
             "it is that of a CA, as `openssl req -x509` makes it. Make it again with \
              `-addext basicConstraints=critical,CA:FALSE`, or let a CA sign one"
                 .into()
         }
-        why => why.to_string(),
+        _ => text,
     };
-    format!("its certificate cannot be accepted: {}", quote(why.as_bytes()))
+    format!("its certificate cannot be accepted: {why}")
 }

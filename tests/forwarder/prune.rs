@@ -1,84 +1,108 @@
-//! Groups that nobody pushes any more go from the gateway, and no others.
+//! Pruning: stale groups are deleted from the gateway, and no others.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::process::Command;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use crate::fake::{Fake, date, exposition, hang, read_head, response};
-use crate::host::{unused_address, wait_for};
+use crate::fake::{Fake, date, exposition, hang, response};
+use crate::host::{fetched_program, require, unused_address, wait_for};
 use crate::run::{FORWARDER, Run};
 use crate::servers::Server;
 
-/// Seconds after which a group is old in these tests.
-const OLD: &str = "5";
+/// The age from which on a group is stale in these tests, in seconds.
+const STALE: &str = "5";
+
+/// The sample by which a Pushgateway is recognised.
+const BUILD_INFO: &str = "pushgateway_build_info{version=\"1\"} 1\n";
+
+/// A deletion that takes this long makes the next one wait for another reading of the metrics.
+const SLOW: Duration = Duration::from_millis(5100);
 
 fn prune(gateway: &str) -> Run {
-    // There is no exporter on the monitoring host.
-    Run::new("127.0.0.1:1", gateway).args(&["--prune", OLD])
+    // The monitoring host has no exporter.
+    Run::new("127.0.0.1:1", gateway).args(&["--prune", STALE])
 }
 
-/// Pushes to a group; labels as the forwarder's own variable has them.
+/// Pushes to a group. `labels` are as in `PGW_LABELS`.
 fn push(gateway: &str, job: &str, instance: &str, labels: &str) {
     let exporter = Fake::answering(|_| exposition("a 1\n"));
     let run = Run::new(&exporter.addr, gateway).instance(instance);
     run.env("PGW_JOB", job).env("PGW_LABELS", labels).end().succeeded();
 }
 
-/// Pushes to a group that has no instance, which the forwarder itself never does.
+/// Pushes to a group without an instance, which the forwarder never does.
 fn push_without_instance(gateway: &str, job: &str) {
     let url = format!("http://{gateway}/metrics/job/{job}");
     assert!(ureq::post(url).send("a 1\n").unwrap().status().is_success());
 }
 
-/// Waits until all that was pushed until now is old by the gateway's clock, which tells whole
-/// seconds.
-fn grow_old() {
-    let old = Duration::from_secs(OLD.parse::<u64>().unwrap() + 1);
-    let pushed = SystemTime::now();
-    wait_for("the groups to grow old", || (pushed.elapsed().unwrap() > old).then_some(()));
+/// Waits until so many groups are stale by the gateway's clock. Returns the list of them.
+fn wait_until_stale(gateway: &Server, groups: usize) -> String {
+    wait_for("the groups to grow old", || {
+        let ended = prune(&gateway.addr).arg("--dry-run").end();
+        ended.succeeded();
+        let listed = String::from_utf8(ended.stdout).unwrap();
+        (listed.lines().count() == groups).then_some(listed)
+    })
 }
 
-/// A Pushgateway with an old group in each of the jobs a, b and c.
-fn three_old_groups() -> Server {
+/// A Pushgateway with a stale group in each of the jobs a, b and c.
+fn three_stale_groups() -> Server {
     let gateway = Server::pushgateway(&[]);
     for job in ["a", "b", "c"] {
         push(&gateway.addr, job, "n", "");
     }
-    grow_old();
+    wait_until_stale(&gateway, 3);
     gateway
 }
 
-/// A gateway that has these lines on its page until the first deletion.
-fn with_lines(lines: &str) -> Fake {
-    let page = |lines| response(200, &date(0), &format!("pushgateway_build_info{{}} 1\n{lines}"));
-    let (before, after) = (page(lines), page(""));
-    let is_there = AtomicBool::new(true);
+/// A gateway with these lines in its metrics, which accepts deletions, and deletes nothing.
+fn gateway_with(lines: &str) -> Fake {
+    let metrics = response(200, &date(0), &format!("{BUILD_INFO}{lines}"));
     Fake::answering(move |path| match path {
-        "/metrics" if is_there.load(Ordering::Relaxed) => before.clone(),
-        "/metrics" => after.clone(),
-        _ => {
-            is_there.store(false, Ordering::Relaxed);
-            response(202, "", "")
-        }
+        "/metrics" => metrics.clone(),
+        _ => response(202, "", ""),
     })
 }
 
+fn paths(gateway: &Fake) -> Vec<String> {
+    gateway.requests().iter().map(|request| request.path().to_owned()).collect()
+}
+
+type Key = BTreeMap<String, String>;
+
 /// The grouping keys on this gateway.
-fn keys(gateway: &Server) -> BTreeSet<BTreeMap<String, String>> {
+fn keys(gateway: &Server) -> BTreeSet<Key> {
     gateway.groups().into_iter().map(|(key, _)| key).collect()
 }
 
-fn jobs(gateway: &Server) -> Vec<String> {
-    let mut jobs: Vec<_> = keys(gateway).iter().map(|key| key["job"].clone()).collect();
-    jobs.sort();
-    jobs
+/// Waits until the gateway, which queues deletions, has these groups only.
+#[track_caller]
+fn wait_for_keys(gateway: &Server, expected: &BTreeSet<Key>) {
+    let shown = format!("the groups {expected:?}");
+    wait_for(&shown, || {
+        let keys = keys(gateway);
+        assert!(keys.is_superset(expected), "{keys:?} lacks some of {expected:?}");
+        (keys == *expected).then_some(())
+    });
+}
+
+/// The same by the jobs alone.
+#[track_caller]
+fn wait_for_jobs(gateway: &Server, expected: &[&str]) {
+    wait_for(&format!("the jobs {expected:?}"), || {
+        let keys = keys(gateway);
+        let jobs: BTreeSet<_> = keys.iter().map(|key| &*key["job"]).collect();
+        (jobs == expected.iter().copied().collect()).then_some(())
+    });
 }
 
 #[test]
-fn old_groups_of_every_kind_of_key_go_and_fresh_ones_stay() {
+fn stale_groups_with_every_kind_of_key_are_deleted_and_fresh_ones_stay() {
     let gateway = Server::pushgateway(&[]);
     let odd = [
         "",
@@ -90,7 +114,7 @@ fn old_groups_of_every_kind_of_key_go_and_fresh_ones_stay() {
         "a\\b\nc",
         "50%+?#&",
         "a,b=\"c\"",
-        // Longer than what a connection keeps of what it sends.
+        // Longer than the buffer of a connection.
         &"long".repeat(5000),
     ];
     for value in odd {
@@ -99,163 +123,195 @@ fn old_groups_of_every_kind_of_key_go_and_fresh_ones_stay() {
     }
     push(&gateway.addr, "a/b", "n", "");
     push_without_instance(&gateway.addr, "batch");
-    // Never stored, but the node is there and tries, and its alert must go on.
-    let refused = Fake::answering(|_| exposition("a 1 1700000000000\n"));
-    let tries = || {
-        let run = Run::new(&refused.addr, &gateway.addr).env("PGW_JOB", "refused");
-        run.instance("n").end().status
+    // Pushes that are refused make groups, too.
+    let stamped = Fake::answering(|_| exposition("a 1 1700000000000\n"));
+    let push_refused = |job: &str| {
+        let run = Run::new(&stamped.addr, &gateway.addr).env("PGW_JOB", job);
+        run.instance("n").end().failed(7, &["400"]);
     };
-    tries();
+    push_refused("refused");
+    push_refused("refused lately");
     push(&gateway.addr, "node", "n", "");
-    grow_old();
-    push(&gateway.addr, "node", "n", "");
-    push(&gateway.addr, "fresh", "a/b", "zone=");
-    push_without_instance(&gateway.addr, "fresh");
-    tries();
-    let fresh = |key: &BTreeMap<String, String>| {
-        ["fresh", "node", "refused"].contains(&key["job"].as_str())
+    let going = 2 * odd.len() + 3;
+    wait_until_stale(&gateway, going + 2);
+    let refresh = || {
+        push(&gateway.addr, "node", "n", "");
+        push(&gateway.addr, "fresh", "a/b", "zone=");
+        push_without_instance(&gateway.addr, "fresh");
+        // This node runs, and its alert has to go on.
+        push_refused("refused lately");
     };
+    refresh();
+    let is_fresh = |key: &Key| ["fresh", "node", "refused lately"].contains(&key["job"].as_str());
     let before = keys(&gateway);
-    let (staying, going): (BTreeSet<_>, BTreeSet<_>) = before.iter().cloned().partition(fresh);
-    assert_eq!((staying.len(), going.len()), (4, 2 * odd.len() + 2));
+    let (fresh, stale): (BTreeSet<_>, BTreeSet<_>) = before.iter().cloned().partition(is_fresh);
+    assert_eq!((fresh.len(), stale.len()), (4, going));
 
-    // First a list.
     let listed = prune(&gateway.addr).arg("--dry-run").end();
     listed.succeeded();
     let listed = String::from_utf8(listed.stdout).unwrap();
-    assert_eq!(listed.lines().count(), going.len(), "{listed}");
+    assert_eq!(listed.lines().count(), going, "{listed}");
     assert!(listed.contains("{instance=\"a\\\\b\\nc\",job=\"old\"}, last pushed "), "{listed}");
+    assert!(
+        listed.contains("{instance=\"n\",job=\"refused\"}, every push was refused\n"),
+        "{listed}"
+    );
     assert_eq!(keys(&gateway), before);
 
-    // Then those of one job, and then all.
-    let chosen = prune(&gateway.addr).env("PGW_JOB", "a/b").arg("-v").end();
-    assert!(chosen.stderr.contains("deleted {instance=\"n\",job=\"a/b\"}"));
-    assert_eq!(keys(&gateway).len(), before.len() - 1);
+    let without = |jobs: &[&str]| -> BTreeSet<_> {
+        before.iter().filter(|key| !jobs.contains(&key["job"].as_str())).cloned().collect()
+    };
+    refresh();
+    let ended = prune(&gateway.addr).env("PGW_JOB", "a/b").arg("-v").end();
+    assert!(ended.stderr.contains("deleted {instance=\"n\",job=\"a/b\"}"), "{ended:?}");
+    wait_for_keys(&gateway, &without(&["a/b"]));
+    refresh();
     prune(&gateway.addr).args(&["--pgw-job", "batch"]).end().succeeded();
-    assert_eq!(keys(&gateway).len(), before.len() - 2);
+    wait_for_keys(&gateway, &without(&["a/b", "batch"]));
+    refresh();
     prune(&gateway.addr).end().succeeded();
-    assert_eq!(keys(&gateway), staying);
-    // And then there is nothing to do.
-    prune(&gateway.addr).end().succeeded();
-    assert_eq!(keys(&gateway), staying);
+    wait_for_keys(&gateway, &fresh);
 }
 
 #[test]
-fn a_refused_deletion_does_not_keep_the_others() {
-    let gateway = three_old_groups();
-    let guard = Fake::meddling(&gateway.addr, |request| {
-        let is_hers = request.method() == "DELETE" && request.path().contains("/job/b/");
-        is_hers.then(|| response(403, "", "b is mine"))
+fn group_with_a_label_name_in_utf8_is_deleted() {
+    let has_program = fetched_program("pushgateway-newer").is_file();
+    if !require(has_program, "a newer Pushgateway: tests/newer-programs.sh gets it") {
+        return;
+    }
+    let gateway = Server::newer_pushgateway(&["--push.enable-utf8-names"]);
+    let url = format!("http://{}/metrics/job/j/U__a_2e_b/v", gateway.addr);
+    ureq::post(url).send("a 1\n").unwrap();
+    assert!(keys(&gateway).pop_first().unwrap().contains_key("a.b"));
+    wait_until_stale(&gateway, 1);
+    prune(&gateway.addr).end().succeeded();
+    wait_for_jobs(&gateway, &[]);
+}
+
+#[test]
+fn refused_deletion_does_not_stop_the_others() {
+    let gateway = three_stale_groups();
+    let front = Fake::meddling(&gateway.addr, |request| {
+        let is_guarded = request.method() == "DELETE" && request.path().contains("/job/b/");
+        is_guarded.then(|| response(403, "", "b is mine"))
     });
-    let ended = prune(&guard.addr).end();
+    let ended = prune(&front.addr).end();
     assert_eq!(ended.status, Some(7), "{ended:?}");
     let lines: Vec<_> = ended.stderr.lines().collect();
     assert_eq!(lines.len(), 2, "{ended:?}");
-    assert!(lines[0].contains("not deleted: {instance=\"n\",job=\"b\"}, last pushed"));
-    assert!(lines[0].contains("403 Forbidden: b is mine"), "{ended:?}");
     assert!(
-        lines[1].contains("error: gateway") && lines[1].contains("1 of 3 stale groups"),
+        lines[0].contains("warn: not deleted: {instance=\"n\",job=\"b\"}, last pushed"),
         "{ended:?}"
     );
-    assert_eq!(jobs(&gateway), ["b"]);
+    assert!(lines[0].contains("403 Forbidden: b is mine"), "{ended:?}");
+    assert!(lines[1].contains("error: gateway"), "{ended:?}");
+    assert!(lines[1].contains("refused to delete 1 of 3 stale groups"), "{ended:?}");
+    wait_for_jobs(&gateway, &["b"]);
 
-    let silent = prune(&guard.addr).arg("-q").end();
-    assert_eq!((silent.status, silent.stderr.as_str()), (Some(7), ""));
+    let quiet = prune(&front.addr).arg("-q").end();
+    assert_eq!((quiet.status, &*quiet.stderr), (Some(7), ""));
 }
 
 #[test]
-fn a_push_that_comes_while_others_are_deleted_is_seen() {
-    let gateway = three_old_groups();
-    // The first deletion takes longer than one look at the page may be relied on, and meanwhile
-    // the nodes that are left come back.
-    let first = AtomicBool::new(true);
+fn push_during_slow_deletions_keeps_its_group() {
+    let gateway = three_stale_groups();
+    let is_first = AtomicBool::new(true);
     let addr = gateway.addr.clone();
-    let slow = Fake::meddling(&gateway.addr, move |request| {
-        if request.method() == "DELETE" && first.swap(false, Ordering::Relaxed) {
-            for job in ["a", "b", "c"] {
-                if !request.path().contains(&format!("/job/{job}/")) {
-                    push(&addr, job, "n", "");
-                }
+    let front = Fake::meddling(&gateway.addr, move |request| {
+        if request.method() == "DELETE" && is_first.swap(false, Ordering::Relaxed) {
+            for job in ["b", "c"] {
+                push(&addr, job, "n", "");
             }
-            thread::sleep(Duration::from_millis(5100));
+            thread::sleep(SLOW);
         }
         None
     });
-    prune(&slow.addr).end().succeeded();
-    assert_eq!(jobs(&gateway).len(), 2);
+    prune(&front.addr).end().succeeded();
+    wait_for_jobs(&gateway, &["b", "c"]);
+    assert_eq!(paths(&front), ["/metrics", "/metrics/job/a/instance/n", "/metrics"]);
 }
 
 #[test]
-fn a_gateway_that_dies_halfway_is_said_to() {
-    let gateway = three_old_groups();
-    let addr = gateway.addr.clone();
-    // Half of a page, with old groups in it, is no reason to delete anything.
-    let page = gateway.page("/metrics");
-    let half = response(200, &date(0), &page);
-    let half = half[..half.len() - 10].to_vec();
-    let torn = Fake::raw(move |stream| {
-        let request = read_head(stream).unwrap();
-        if request.method() == "GET" {
-            std::io::Write::write_all(stream, &half).unwrap();
-        }
-    });
-    prune(&torn.addr).end().failed(6, &["gateway", "/metrics is unreachable", "too early"]);
-
-    // It ends after the first of three deletions.
-    let dying = Mutex::new(Some(gateway));
-    let count = Mutex::new(0);
-    let front = Fake::meddling(&addr, move |request| {
-        if request.method() == "DELETE" {
-            *count.lock().unwrap() += 1;
-            if *count.lock().unwrap() > 1 {
-                drop(dying.lock().unwrap().take());
-                return Some(Vec::new());
+fn group_that_becomes_stale_during_a_prune_waits_for_the_next_one() {
+    // At each reading, the clock of this gateway has jumped, and the first deletion is slow.
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let readings = AtomicU64::new(0);
+    let gateway = Fake::answering(move |path| {
+        if path != "/metrics" {
+            if path.contains("/one") {
+                thread::sleep(SLOW);
             }
+            return response(202, "", "");
         }
-        None
+        let reading = readings.fetch_add(1, Ordering::Relaxed);
+        let mut lines = BUILD_INFO.to_owned();
+        for (job, time) in [("one", 1), ("two", 1), ("later", now)] {
+            lines += &format!("push_time_seconds{{job=\"{job}\"}} {time}\n");
+        }
+        response(200, &date(reading * 30), &lines)
     });
-    let ended = prune(&front.addr).end();
-    ended.failed(6, &["gateway", "/metrics/job/", "closed the connection"]);
-    let deletions = front.requests().into_iter();
-    let deletions = deletions.filter(|request| request.method() == "DELETE");
-    // A broken connection is tried once more by nobody.
-    assert_eq!(deletions.count(), 2);
+    let run = Run::new("127.0.0.1:1", &gateway.addr);
+    run.args(&["--prune", "10"]).end().succeeded();
+    // Two readings, each group deleted once, though the gateway has them still.
+    assert_eq!(paths(&gateway), ["/metrics", "/metrics/job/one", "/metrics", "/metrics/job/two"]);
 }
 
 #[test]
-fn what_is_no_pushgateway_is_told() {
+fn gateway_that_dies_during_a_prune_is_reported() {
+    let gateway = three_stale_groups();
+    let addr = gateway.addr.clone();
+    let complete = response(200, &date(0), &gateway.page("/metrics"));
+    let half = complete[..complete.len() - 10].to_vec();
+    let dies_while_read = Fake::after_request(move |stream| stream.write_all(&half).unwrap());
+    let ended = prune(&dies_while_read.addr).end();
+    ended.failed(6, &["gateway", "/metrics is unreachable", "closed the connection too early"]);
+    // No group of incomplete metrics is deleted.
+    assert_eq!(dies_while_read.requests().len(), 1);
+
+    let gateway = Mutex::new(Some(gateway));
+    let deletions = AtomicU64::new(0);
+    let dies_at_the_second_deletion = Fake::meddling(&addr, move |request| {
+        let is_second =
+            request.method() == "DELETE" && deletions.fetch_add(1, Ordering::Relaxed) > 0;
+        is_second.then(|| {
+            drop(gateway.lock().unwrap().take());
+            Vec::new()
+        })
+    });
+    let ended = prune(&dies_at_the_second_deletion.addr).end();
+    ended.failed(6, &["gateway", "/metrics is unreachable", "closed the connection too early"]);
+    // The second is not tried again, and the third not at all.
+    assert_eq!(dies_at_the_second_deletion.requests().len(), 3);
+}
+
+#[test]
+fn server_that_may_be_no_pushgateway_is_asked_for_no_deletion() {
     let exporter = Server::node_exporter();
-    prune(&exporter.addr).end().failed(7, &["is no Pushgateway", "pushgateway_build_info"]);
+    let not_a_gateway = "is not a Pushgateway: ";
+    prune(&exporter.addr).end().failed(7, &[not_a_gateway, "it has no pushgateway_build_info"]);
     prune(&unused_address()).end().failed(6, &["gateway", "refused"]);
 
     let date = &date(0);
-    let own = "pushgateway_build_info{version=\"1\"} 1\n";
     let group = "push_time_seconds{instance=\"n\",job=\"j\"} 1\n";
-    let page = format!("{own}{group}");
-    let nothing_went = |reply: Vec<u8>, status: i32, words: &[&str]| {
-        let fake = Fake::answering(move |_| reply.clone());
-        prune(&fake.addr).end().failed(status, words);
-        assert_eq!(fake.requests().len(), 1, "it was asked to delete");
-    };
-    nothing_went(response(200, "", &page), 7, &["no date"]);
-    nothing_went(response(200, "Date: yesterday\r\n", &page), 7, &["no date"]);
-    nothing_went(response(200, &date.repeat(2), &page), 7, &["no date"]);
-    let ahead = response(200, &crate::fake::date(3600), &page);
-    nothing_went(ahead, 7, &["clock", "differ by"]);
-    nothing_went(response(206, date, &page), 7, &["it answered 206"]);
-    let html = format!("{date}Content-Type: text/html\r\n");
-    nothing_went(response(200, &html, &page), 7, &["an HTML page"]);
-    let json = format!("{date}Content-Type: application/json\r\n");
-    nothing_went(response(200, &json, &page), 7, &["not the text format"]);
-    let gzip = format!("{date}Content-Encoding: gzip\r\n");
-    nothing_went(response(200, &gzip, &page), 7, &["gzip"]);
-    let endless = format!("HTTP/1.1 200 OK\r\n{date}\r\n{page}").into_bytes();
-    let endless = Fake::raw(move |stream| {
-        read_head(stream).unwrap();
-        std::io::Write::write_all(stream, &endless).unwrap();
-    });
-    prune(&endless.addr).end().failed(7, &["a part looks like"]);
-    nothing_went(response(500, date, "oh no"), 7, &["500", "oh no"]);
+    let metrics = format!("{BUILD_INFO}{group}");
+    let html = format!("<html><body>{group}</body></html>\n");
+    let with = |header: &str| response(200, &format!("{date}{header}\r\n"), &metrics);
+    let unframed = format!("HTTP/1.1 200 OK\r\n{date}\r\n{metrics}").into_bytes();
+    let mut cases = vec![
+        (response(200, "", &metrics), not_a_gateway, "the response has no date"),
+        (response(200, "Date: yesterday\r\n", &metrics), not_a_gateway, "no date"),
+        (
+            response(200, &crate::fake::date(3600), &metrics),
+            "clock that differs",
+            "nothing is deleted",
+        ),
+        (response(206, date, &metrics), not_a_gateway, "it answered 206"),
+        (response(200, date, &html), not_a_gateway, "no pushgateway_build_info"),
+        (response(200, date, group), not_a_gateway, "no pushgateway_build_info"),
+        (response(500, date, "oh no"), "500", "oh no"),
+        (with("Content-Encoding: gzip"), not_a_gateway, "compressed (gzip)"),
+        (unframed, not_a_gateway, "truncation of its response would go undetected"),
+    ];
     for line in [
         "push_time_seconds{instance=\"n\"} 1\n",
         "push_time_seconds{job=\"\\x\"} 1\n",
@@ -263,88 +319,65 @@ fn what_is_no_pushgateway_is_told() {
         "push_time_seconds{job=\"a\"\n",
         "push_time_seconds{job=\"a\"} 1",
     ] {
-        let page = format!("{own}{group}{line}");
-        nothing_went(response(200, date, &page), 7, &["is no Pushgateway: it has"]);
+        let reply = response(200, date, &format!("{metrics}{line}"));
+        cases.push((reply, not_a_gateway, "it has the line push_time_seconds{"));
     }
-    // It says yes, and does nothing.
-    let reply = response(200, date, &page);
-    let liar = Fake::answering(move |path| match path {
-        "/metrics" => reply.clone(),
+    for (reply, what, why) in cases {
+        let fake = Fake::after_request(move |stream| stream.write_all(&reply).unwrap());
+        prune(&fake.addr).end().failed(7, &["gateway", what, why]);
+        assert_eq!(fake.requests().len(), 1, "{why}");
+    }
+    // A Content-Type says nothing about the lines.
+    let labelled = with("Content-Type: text/html");
+    let gateway = Fake::answering(move |path| match path {
+        "/metrics" => labelled.clone(),
         _ => response(202, "", ""),
     });
-    let ended = prune(&liar.addr).env("PGW_PUSH_TIMEOUT", "1").end();
-    ended.failed(7, &["took the deletion of", "but still has it"]);
+    prune(&gateway.addr).end().succeeded();
+    assert_eq!(paths(&gateway), ["/metrics", "/metrics/job/j/instance/n"]);
 }
 
 #[test]
-fn what_grows_old_meanwhile_is_left_for_the_next_time() {
-    // Each look is later than the one before, and there is always one more group that is old by
-    // then, but was not at the first.
-    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
-    let looks = Mutex::new(0);
-    let gateway = Fake::answering(move |path| {
-        if path != "/metrics" {
-            return response(202, "", "");
-        }
-        let mut looks = looks.lock().unwrap();
-        *looks += 1;
-        let old = if *looks == 1 { "push_time_seconds{job=\"old\"} 1\n" } else { "" };
-        let page = format!(
-            "pushgateway_build_info{{}} 1\n{old}push_time_seconds{{job=\"j{looks}\"}} {}\n",
-            now - 4
-        );
-        response(200, &date(*looks * 5), &page)
-    });
-    let run = Run::new("127.0.0.1:1", &gateway.addr);
-    run.args(&["--prune", "10"]).end().succeeded();
-    let requests = gateway.requests();
-    let paths: Vec<_> = requests.iter().map(|request| request.path()).collect();
-    assert_eq!(paths, ["/metrics", "/metrics/job/old", "/metrics"]);
-}
-
-#[test]
-fn a_proxy_that_keeps_connections_open_is_gone_through() {
-    let gateway = three_old_groups();
+fn prune_goes_through_a_proxy_that_keeps_connections_open() {
+    let gateway = three_stale_groups();
     let proxy = Fake::meddling(&gateway.addr, |request| {
-        let is_whole = request.path().starts_with("http://");
-        (!is_whole).then(|| response(400, "", "a proxy has to be told the host"))
+        let is_absolute = request.path().starts_with("http://");
+        (!is_absolute).then(|| response(400, "", "a proxy needs the whole URL"))
     });
-    let ended = prune(&gateway.addr).env("http_proxy", &proxy.addr).end();
-    ended.succeeded();
-    assert!(gateway.groups().is_empty());
+    prune(&gateway.addr).env("http_proxy", &proxy.addr).end().succeeded();
+    wait_for_jobs(&gateway, &[]);
 }
 
 #[test]
-fn a_page_of_any_size_takes_the_same_memory() {
+fn metrics_of_any_size_take_the_same_memory() {
     let filler = "node_cpu_seconds_total{cpu=\"0\",instance=\"n\",job=\"node\",mode=\"idle\"} 1\n";
     let group = "push_time_seconds{instance=\"n\",job=\"old\"} 1\n";
     let lines = filler.repeat(800_000) + group;
     assert!(lines.len() > 50_000_000);
-    let fake = with_lines(&lines);
-    // Kilobytes that are little more than any run needs.
-    prune(&fake.addr).within(20_000).end().succeeded();
-    assert_eq!(fake.requests().len(), 3);
-    assert_eq!(fake.requests()[1].path(), "/metrics/job/old/instance/n");
+    let gateway = gateway_with(&lines);
+    // Kilobytes of virtual memory, little more than every run needs.
+    prune(&gateway.addr).within(20_000).end().succeeded();
+    assert_eq!(paths(&gateway), ["/metrics", "/metrics/job/old/instance/n"]);
 }
 
 #[test]
 fn one_prune_runs_at_a_time_for_each_gateway() {
-    let stuck = Fake::raw(hang);
-    let mut first = prune(&stuck.addr).start();
-    wait_for("the first", || stuck.requests().pop());
-    prune(&stuck.addr).end().failed(3, &["another run (PID "]);
-    // A node on the monitoring host goes on pushing meanwhile.
+    let silent = Fake::raw(hang);
+    let mut first = prune(&silent.addr).start();
+    wait_for("the first prune", || silent.requests().pop());
+    prune(&silent.addr).end().failed(3, &["another run (PID "]);
+    // A push from the monitoring host is another run.
     let exporter = Fake::answering(|_| exposition("a 1\n"));
-    let ended = Run::new(&exporter.addr, &stuck.addr).env("PGW_PUSH_TIMEOUT", "0.1").end();
-    ended.failed(6, &["no whole answer"]);
+    let push = Run::new(&exporter.addr, &silent.addr).env("PGW_PUSH_TIMEOUT", "0.1").end();
+    push.failed(6, &["no complete response within 0.1 s"]);
     first.kill().unwrap();
     first.wait().unwrap();
 }
 
 #[test]
-fn what_would_prune_more_than_was_meant_is_a_usage_error() {
+fn ambiguous_prune_is_a_usage_error() {
     let gateway = Fake::answering(|_| response(200, "", ""));
-    for (args, word) in [
+    for (args, words) in [
         (&["--prune"][..], "--prune"),
         (&["--prune", "0"], "from 1 to 315360000"),
         (&["--prune", "-5"], "from 1 to 315360000"),
@@ -355,23 +388,22 @@ fn what_would_prune_more_than_was_meant_is_a_usage_error() {
         (&["--prune", "60", "--pgw-job="], "--pgw-job"),
     ] {
         let run = Run::new("127.0.0.1:1", &gateway.addr).args(args);
-        run.end().failed(2, &[word]);
+        run.end().failed(2, &[words]);
     }
     assert!(gateway.requests().is_empty());
 }
 
 #[test]
-fn the_example_crontab_prunes_the_nodes() {
-    let gateway = with_lines(
+fn crontab_example_prunes_the_job_of_the_nodes_alone() {
+    let gateway = gateway_with(
         "push_time_seconds{instance=\"n\",job=\"node\"} 1\n\
          push_time_seconds{instance=\"n\",job=\"backup\"} 1\n",
     );
     let mut lines = include_str!("../../crontab.example").lines();
-    let command = lines.find_map(|line| line.strip_prefix("#17 * * * * nobody "));
-    // As cron does it, but for the places of the forwarder and the gateway.
-    let command = command.unwrap().replace("/usr/local/bin/pgw-forwarder", FORWARDER);
+    let command = lines.find_map(|line| line.strip_prefix("#17 * * * * nobody ")).unwrap();
+    // Run as cron does, but with this forwarder and gateway.
     let output = Command::new("/bin/sh")
-        .args(["-c", &command])
+        .args(["-c", &command.replace("/usr/local/bin/pgw-forwarder", FORWARDER)])
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
         .env("PGW_ADDR", &gateway.addr)
@@ -379,7 +411,5 @@ fn the_example_crontab_prunes_the_nodes() {
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
-    let requests = gateway.requests();
-    let paths: Vec<_> = requests.iter().map(|request| request.path()).collect();
-    assert_eq!(paths, ["/metrics", "/metrics/job/node/instance/n", "/metrics"]);
+    assert_eq!(paths(&gateway), ["/metrics", "/metrics/job/node/instance/n"]);
 }

@@ -1,5 +1,5 @@
-//! A Pushgateway with `--push.disable-consistency-check`: what the check protects from, and how one
-//! sees that, and mends it.
+//! A Pushgateway with `--push.disable-consistency-check`: what the check prevents, how an administrator sees
+//! that, and the remedy.
 
 use crate::fake::{Fake, exposition};
 use crate::host::wait_for;
@@ -8,84 +8,84 @@ use crate::servers::{Server, families, get};
 
 const UNCHECKED: &str = "--push.disable-consistency-check";
 
-/// What `instance` pushes.
+const GOOD: &str = "# TYPE a gauge\na{x=\"1\"} 1\n";
+
+/// Pushes these metrics as `instance`.
 fn push(gateway: &Server, instance: &str, body: &'static str) -> Ended {
     let exporter = Fake::answering(move |_| exposition(body));
-    let run = Run::new(&exporter.addr, &gateway.addr);
-    run.instance(instance).end()
+    Run::new(&exporter.addr, &gateway.addr).instance(instance).end()
 }
 
-/// Deletes the group of `instance`, as an administrator does.
+/// Deletes the group of `instance`.
 fn delete(gateway: &Server, instance: &str) {
     let run = Run::new("127.0.0.1:1", &gateway.addr).arg("--delete");
     run.instance(instance).end().succeeded();
 }
 
-/// The gateway's page, if it has one that has this.
-fn page_with(gateway: &Server, words: &str) -> Option<String> {
-    get(&format!("http://{}/metrics", gateway.addr)).filter(|page| page.contains(words))
+/// Whether the gateway can serve its metrics, and they contain this text.
+fn serves(gateway: &Server, text: &str) -> bool {
+    get(&format!("http://{}/metrics", gateway.addr)).is_some_and(|metrics| metrics.contains(text))
 }
 
-const GOOD: &str = "# TYPE a gauge\na{x=\"1\"} 1\n";
-
 #[test]
-fn one_bad_group_takes_the_page_from_all_where_nobody_checks_and_none_where_it_is_checked() {
+fn bad_group_is_refused_by_the_check_and_breaks_all_metrics_without_it() {
     for (bad, why) in [
         ("# TYPE a counter\na 1\n", "is not a"),
         ("a 1\n", "is not a"),
         ("b 1\nb 2\n", "collected before"),
-        // The labels of the key take the place of the exporter's.
+        // The gateway replaces both instances by that of the grouping key.
         ("b{instance=\"x\"} 1\nb{instance=\"y\"} 2\n", "collected before"),
         ("# TYPE go_goroutines counter\ngo_goroutines 1\n", "go_goroutines has type"),
     ] {
         let gateway = Server::pushgateway(&[]);
         push(&gateway, "good", GOOD).succeeded();
         push(&gateway, "bad", bad).failed(7, &["gateway", "400", why]);
-        assert!(page_with(&gateway, "a{instance=\"good\"").is_some(), "{bad}");
+        assert!(serves(&gateway, "a{instance=\"good\""), "{bad}");
 
         let gateway = Server::pushgateway(&[UNCHECKED]);
+        let wait_until_served =
+            || wait_for("the good group", || serves(&gateway, "a{instance=\"good\"").then_some(()));
         push(&gateway, "good", GOOD).succeeded();
-        wait_for("the good page", || page_with(&gateway, "instance=\"good\""));
+        wait_until_served();
         push(&gateway, "bad", bad).succeeded();
-        wait_for(bad, || page_with(&gateway, "").is_none().then_some(()));
-        // What it is, whoever asks is told; and no group is pruned meanwhile.
-        let prune = Run::new("127.0.0.1:1", &gateway.addr);
-        let told = prune.args(&["--prune", "60", "--dry-run"]).end();
-        told.failed(7, &["gateway", "500", why]);
+        wait_for(bad, || (!serves(&gateway, "")).then_some(()));
+        // A prune shows the reason.
+        let prune = Run::new("127.0.0.1:1", &gateway.addr).args(&["--prune", "60", "--dry-run"]);
+        prune.end().failed(7, &["gateway", "500", why]);
         delete(&gateway, "bad");
-        wait_for("the page again", || page_with(&gateway, "a{instance=\"good\""));
+        wait_until_served();
     }
 }
 
 #[test]
-fn what_does_not_parse_is_refused_and_another_help_is_taken_by_both() {
+fn unparsable_push_is_refused_and_another_help_text_accepted_with_and_without_the_check() {
     for gateway in [Server::pushgateway(&[]), Server::pushgateway(&[UNCHECKED])] {
         push(&gateway, "good", "# HELP a one\na 1\n").succeeded();
         push(&gateway, "bad", "a{x=1} 1\n").failed(7, &["gateway", "400", "pars"]);
         push(&gateway, "other", "# HELP a two\na 2\n").succeeded();
         for instance in ["good", "other"] {
             let series = format!("a{{instance=\"{instance}\"");
-            wait_for(&series, || page_with(&gateway, &series));
+            wait_for(&series, || serves(&gateway, &series).then_some(()));
         }
     }
 }
 
 #[test]
-fn the_alerts_tell_what_an_unchecked_gateway_does_not() {
+fn alerts_report_what_an_unchecked_gateway_does_not() {
     let gateway = Server::pushgateway(&[UNCHECKED]);
     let prometheus = Server::prometheus(&gateway, None);
     let firing = |alert: &str| format!("ALERTS{{alertname=\"{alert}\",alertstate=\"firing\"}}");
     push(&gateway, "good", GOOD).succeeded();
     prometheus.query("a{instance=\"good\"}");
 
-    // Samples with timestamps are dropped, with all of the push, and the node is not told.
-    push(&gateway, "dated", "b 1\nc 1 1700000000000\n").succeeded();
+    // The gateway drops a push with a timestamp, but answers as if it had stored it.
+    push(&gateway, "stamped", "b 1\nc 1 1700000000000\n").succeeded();
     let refused = prometheus.query(&firing("PushRefused"));
-    assert_eq!(refused["metric"]["instance"], "dated");
-    assert!(families(&gateway.group("dated").unwrap()).is_empty());
+    assert_eq!(refused["metric"]["instance"], "stamped");
+    assert!(families(&gateway.group("stamped").unwrap()).is_empty());
     prometheus.query("a{instance=\"good\"}");
 
-    // A family of another type, and nobody is known any more, until that group is gone.
+    // A family with another type breaks the metrics of all groups until its group is deleted.
     push(&gateway, "bad", "# TYPE a counter\na 1\n").succeeded();
     prometheus.query(&firing("PushgatewayDown"));
     prometheus.query("absent(a)");
