@@ -1,4 +1,4 @@
-//! The real programs, each on a port of its own, and what they say.
+//! The real programs as servers, each on its own port, and queries to them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,24 +14,27 @@ use tempfile::TempDir;
 
 use crate::host::{fetched_program, free_port, program, wait_for};
 
-/// Where the monitoring side has its configuration.
+/// The configuration of the monitoring host.
 const DEPLOYED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus");
 
-/// Seconds after which a Prometheus of this stage takes a push for old.
+/// The names of the installed Pushgateway.
+const PUSHGATEWAY: [&str; 2] = ["prometheus-pushgateway", "pushgateway"];
+
+/// Seconds after which a push is old to the Prometheus of a test.
 pub const OLD: u32 = 10;
 
-/// A file of the monitoring side.
+/// Reads a file of that configuration.
 fn deployed(file: &str) -> String {
     fs::read_to_string(format!("{DEPLOYED}/{file}")).unwrap()
 }
 
-/// The text with another in the place of one that has to be there.
+/// Replaces `from`, which the text has to contain.
 fn replace(text: &str, from: &str, to: &str) -> String {
     assert!(text.contains(from), "{from:?} is not in {text}");
     text.replace(from, to)
 }
 
-/// The body of a page, if its status is 200.
+/// The body of the response, if its status is 200.
 pub fn get(url: &str) -> Option<String> {
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .proxy(None)
@@ -42,17 +45,17 @@ pub fn get(url: &str) -> Option<String> {
     body.limit(u64::MAX).read_to_string().ok()
 }
 
-/// The answer of the Prometheus at `addr` to a query, as soon as there is one.
+/// Waits until the Prometheus at `addr` has a result for a query, and returns its first series.
 pub fn query(addr: &str, promql: &str) -> Value {
     wait_for(promql, || query_once(addr, promql))
 }
 
-/// The answer of the Prometheus at `addr` to a query, if there is one now.
+/// The first series of the result of a query to the Prometheus at `addr`, if it has one now.
 pub fn query_once(addr: &str, promql: &str) -> Option<Value> {
     query_all(addr, promql)?.into_iter().next()
 }
 
-/// All series of the answer, if there is one.
+/// All series of the result. `None`: no usable response.
 pub fn query_all(addr: &str, promql: &str) -> Option<Vec<Value>> {
     let query = percent_encoding::utf8_percent_encode(promql, percent_encoding::NON_ALPHANUMERIC);
     let page = get(&format!("http://{addr}/api/v1/query?query={query}"))?;
@@ -60,7 +63,7 @@ pub fn query_all(addr: &str, promql: &str) -> Option<Vec<Value>> {
     answer["data"]["result"].as_array().cloned()
 }
 
-/// How many pushes the Pushgateway at `addr` has taken.
+/// The number of pushes to the Pushgateway at `addr`.
 pub fn count_pushes(addr: &str) -> u64 {
     let name = "pushgateway_http_push_size_bytes_count{method=\"post\"} ";
     let page = get(&format!("http://{addr}/metrics")).unwrap();
@@ -68,7 +71,7 @@ pub fn count_pushes(addr: &str) -> u64 {
     line.map_or(0, |count| count.parse().unwrap())
 }
 
-/// Writes the configuration of a Prometheus to its directory, and makes the arguments that it needs.
+/// Writes the configuration of a Prometheus into its directory, and returns the arguments for both.
 fn prometheus_args(config: &str, addr: &str, directory: &Path) -> Vec<String> {
     let file = directory.join("prometheus.yml");
     fs::write(&file, config).unwrap();
@@ -79,7 +82,7 @@ fn prometheus_args(config: &str, addr: &str, directory: &Path) -> Vec<String> {
     ]
 }
 
-/// A real program that serves HTTP on a port of its own until it is dropped.
+/// A real program that serves HTTP on its own port until this is dropped.
 pub struct Server {
     pub addr: String,
     process: Child,
@@ -87,9 +90,9 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the program `names` (the first that is installed) on `host`, with the arguments
-    /// that `args` makes of its address and directory, and waits for its page `ready`, or, if
-    /// that is empty, until it accepts connections.
+    /// Starts the first of the programs `names` that is installed. `args` makes its arguments from its
+    /// address and its directory. Waits until it answers at the path `ready` with 200 or, if that is empty,
+    /// until it accepts connections.
     fn start(
         names: &[&str],
         host: &str,
@@ -117,7 +120,7 @@ impl Server {
             if is_up {
                 return server;
             }
-            // Another program may have been faster to take the port.
+            // Another program may have taken the port meanwhile.
             eprintln!("{names:?}: {}", server.log());
         }
         panic!("{names:?} does not start");
@@ -137,7 +140,7 @@ impl Server {
         Server::exporter("127.0.0.1", "", &[&config])
     }
 
-    /// A node_exporter that tells what the files in this directory say, and of the host nothing.
+    /// A node_exporter with only the metrics that the files in this directory contain.
     pub fn textfile_exporter(directory: &Path) -> Server {
         let args = [
             "--collector.disable-defaults",
@@ -166,18 +169,23 @@ impl Server {
     pub fn pushgateway_on(host: &str, extra: &[&str]) -> Server {
         let prefix = extra.iter().find_map(|arg| arg.strip_prefix("--web.route-prefix="));
         let ready = format!("{}/-/ready", prefix.unwrap_or_default());
-        Server::gateway(host, &ready, extra)
+        Server::gateway(&PUSHGATEWAY, host, &ready, extra)
+    }
+
+    /// A Pushgateway that is newer than the installed one.
+    pub fn newer_pushgateway(extra: &[&str]) -> Server {
+        let program = fetched_program("pushgateway-newer");
+        Server::gateway(&[program.to_str().unwrap()], "127.0.0.1", "/-/ready", extra)
     }
 
     /// A Pushgateway with this `--web.config.file`.
     pub fn secured_pushgateway(host: &str, web_config: &Path) -> Server {
         let config = format!("--web.config.file={}", web_config.display());
-        Server::gateway(host, "", &[&config])
+        Server::gateway(&PUSHGATEWAY, host, "", &[&config])
     }
 
-    fn gateway(host: &str, ready: &str, extra: &[&str]) -> Server {
-        let names = ["prometheus-pushgateway", "pushgateway"];
-        Server::start(&names, host, ready, |addr, _| {
+    fn gateway(names: &[&str], host: &str, ready: &str, extra: &[&str]) -> Server {
+        Server::start(names, host, ready, |addr, _| {
             let mut args =
                 vec![format!("--web.listen-address={addr}"), "--persistence.file=".into()];
             args.extend(extra.iter().map(|arg| (*arg).to_owned()));
@@ -185,16 +193,31 @@ impl Server {
         })
     }
 
-    /// A Prometheus as deploy/prometheus has it, but for the places of things and for its patience:
-    /// to its rules a minute is a second or less, and a push is old after [`OLD`] seconds.
+    /// A Prometheus with the configuration of deploy/prometheus, but faster: the rules wait seconds
+    /// instead of minutes, and a push is old after [`OLD`] seconds.
     pub fn prometheus(gateway: &Server, alertmanager: Option<&Server>) -> Server {
         let targets = format!("      - targets: [{}]\n", gateway.addr);
         Server::prometheus_of(&targets, alertmanager)
     }
 
-    /// The same with these lines in the place of the one that names the gateway.
+    /// The same with these lines instead of the one that names the gateway.
     pub fn prometheus_of(targets: &str, alertmanager: Option<&Server>) -> Server {
-        Server::start(&["prometheus"], "127.0.0.1", "/-/ready", |addr, directory| {
+        Server::deployed_prometheus("prometheus", targets, alertmanager)
+    }
+
+    /// A Prometheus that is newer than the installed one, otherwise like [`Server::prometheus`].
+    pub fn newer_prometheus(gateway: &Server, alertmanager: Option<&Server>) -> Server {
+        let program = fetched_program("prometheus-newer");
+        let targets = format!("      - targets: [{}]\n", gateway.addr);
+        Server::deployed_prometheus(program.to_str().unwrap(), &targets, alertmanager)
+    }
+
+    fn deployed_prometheus(
+        program: &str,
+        targets: &str,
+        alertmanager: Option<&Server>,
+    ) -> Server {
+        Server::start(&[program], "127.0.0.1", "/-/ready", |addr, directory| {
             let mut config = replace(&deployed("prometheus.yml"), "15s", "1s");
             config = replace(&config, "      - targets: [gateway:9091]\n", targets);
             config = replace(&config, "localhost:9090", addr);
@@ -222,7 +245,7 @@ impl Server {
         })
     }
 
-    /// A Prometheus that scrapes the exporter at `target` as the job `node` and this instance.
+    /// A Prometheus that scrapes the exporter at `target` as this instance of the job `node`.
     pub fn scraping_prometheus(target: &str, instance: &str) -> Server {
         Server::start(&["prometheus"], "127.0.0.1", "/-/ready", |addr, directory| {
             let config = format!(
@@ -233,7 +256,7 @@ impl Server {
         })
     }
 
-    /// A single VictoriaMetrics, which shows what it stores without waiting for more.
+    /// A single-node VictoriaMetrics whose query results include the newest samples.
     pub fn victoria_metrics() -> Server {
         let program = fetched_program("victoria-metrics");
         let names = [program.to_str().unwrap()];
@@ -246,7 +269,7 @@ impl Server {
         })
     }
 
-    /// A vmagent, which takes the URLs of a cluster of VictoriaMetrics, and writes to a single one.
+    /// A vmagent that accepts the URLs of a VictoriaMetrics cluster and writes to this single node.
     pub fn vmagent(victoria: &Server) -> Server {
         let program = fetched_program("vmagent");
         let names = [program.to_str().unwrap()];
@@ -260,7 +283,7 @@ impl Server {
         })
     }
 
-    /// An Alertmanager that inhibits as the rules' file says.
+    /// An Alertmanager with the inhibition rules that the file of the alert rules recommends.
     pub fn alertmanager() -> Server {
         let names = ["prometheus-alertmanager", "alertmanager"];
         Server::start(&names, "127.0.0.1", "/-/ready", |addr, directory| {
@@ -281,7 +304,7 @@ impl Server {
         })
     }
 
-    /// An nginx whose one server has these lines, and this host and port for `ADDR`.
+    /// An nginx with these lines in its one server. `ADDR` stands for its host and port.
     pub fn nginx(lines: &str) -> Server {
         Server::start(&["nginx"], "127.0.0.1", "", |addr, directory| {
             let config = directory.join("nginx.conf");
@@ -298,7 +321,7 @@ impl Server {
         })
     }
 
-    /// A forward proxy, with `extra` lines in its configuration.
+    /// A forward proxy with these additional lines in its configuration.
     pub fn tinyproxy(extra: &str) -> Server {
         Server::start(&["tinyproxy"], "127.0.0.1", "", |addr, directory| {
             let config = directory.join("tinyproxy.conf");
@@ -308,7 +331,7 @@ impl Server {
         })
     }
 
-    /// Stops this program where it is, or lets it go on.
+    /// Stops this program, or lets it continue.
     pub fn pause(&self, pause: bool) {
         let signal = if pause { Signal::STOP } else { Signal::CONT };
         kill_process(Pid::from_child(&self.process), signal).unwrap();
@@ -318,13 +341,13 @@ impl Server {
         fs::read_to_string(self.directory.path().join("log")).unwrap()
     }
 
-    /// A page of this server.
+    /// The body of a response of this server.
     pub fn page(&self, path: &str) -> String {
         let url = format!("http://{}{path}", self.addr);
         get(&url).unwrap_or_else(|| panic!("{url} does not answer"))
     }
 
-    /// The groups on this Pushgateway: their labels, and their families as its API shows them.
+    /// The groups on this Pushgateway: their labels, and their families in the format of its API.
     pub fn groups(&self) -> Vec<(BTreeMap<String, String>, Value)> {
         let answer: Value = serde_json::from_str(&self.page("/api/v1/metrics")).unwrap();
         let groups = answer["data"].as_array().unwrap().iter();
@@ -339,7 +362,7 @@ impl Server {
         groups.find(|(labels, _)| labels["instance"] == instance).map(|(_, group)| group)
     }
 
-    /// The answer of this Prometheus to a query, as soon as there is one.
+    /// Waits until this Prometheus has a result for a query, and returns its first series.
     pub fn query(&self, promql: &str) -> Value {
         query(&self.addr, promql)
     }
@@ -352,7 +375,7 @@ impl Drop for Server {
     }
 }
 
-/// The names of the families that were pushed to a group, without those of the gateway's own.
+/// The names of the families in a group, without those that the gateway itself adds.
 pub fn families(group: &Value) -> Vec<String> {
     let own = ["labels", "last_push_successful", "push_time_seconds", "push_failure_time_seconds"];
     let names = group.as_object().unwrap().keys().cloned();
