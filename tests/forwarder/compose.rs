@@ -10,7 +10,7 @@ use std::process::{self, Command, Stdio};
 use serde_json::{Value, from_str};
 use tempfile::TempDir;
 
-use crate::booted_machine::{image, needs};
+use crate::booted_machine::{self, image};
 use crate::host::{
     fetched_program, find_program, free_port, program, require, run_command, wait_for,
 };
@@ -259,7 +259,7 @@ fn unmet_requirement() -> Option<String> {
     if compose_command() == "docker-compose" && find_program(&["docker-compose"]).is_none() {
         return Some("the containers need docker compose".into());
     }
-    needs()
+    booted_machine::unmet_requirement()
 }
 
 #[test]

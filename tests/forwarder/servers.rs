@@ -212,11 +212,7 @@ impl Server {
         Server::deployed_prometheus(program.to_str().unwrap(), &targets, alertmanager)
     }
 
-    fn deployed_prometheus(
-        program: &str,
-        targets: &str,
-        alertmanager: Option<&Server>,
-    ) -> Server {
+    fn deployed_prometheus(program: &str, targets: &str, alertmanager: Option<&Server>) -> Server {
         Server::start(&[program], "127.0.0.1", "/-/ready", |addr, directory| {
             let mut config = replace(&deployed("prometheus.yml"), "15s", "1s");
             config = replace(&config, "      - targets: [gateway:9091]\n", targets);
