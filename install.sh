@@ -41,8 +41,7 @@ port of it is open. Run it again, also after an interruption, and the same is th
   --pgw-cert FILE, --pgw-key FILE  this node's own certificate, and its key
                          (all of these are copied to where only cron's user can read them)
   --exporter-addr ADDR   where node_exporter listens (127.0.0.1:9014)
-  --encoding ENCODING    push text, text+gzip, protobuf or protobuf+gzip (the best that is safe for the
-                         gateway's version, which it is asked for; text if it does not tell)
+  --compression none|gzip  compress pushes or not (gzip, if the first push shows that it works)
   --schedule 'M H D M W' when cron runs it ('*/1 * * * *')
   --splay SECONDS        spread the fleet's pushes over this many seconds after that (30, or what the
                          time limits of a run leave until the next)
@@ -69,7 +68,7 @@ USAGE
 
 read_options() {
     action=install dry_run='' no_exporter='' keep_metrics='' purge=''
-    pgw_addr='' pgw_job='' pgw_instance='' pgw_labels='' encoding='' splay='' extra=''
+    pgw_addr='' pgw_job='' pgw_instance='' pgw_labels='' compression='' splay='' extra=''
     pgw_user='' pgw_password_file='' pgw_token_file='' pgw_cacert='' pgw_cert='' pgw_key=''
     exporter_addr=127.0.0.1:9014 exporter_bin='' schedule='*/1 * * * *'
     prefix=/usr/local user=pgw-forwarder
@@ -113,7 +112,7 @@ read_options() {
             --pgw-cert) pgw_cert=$(absolute "$value") ;;
             --pgw-key) pgw_key=$(absolute "$value") ;;
             --exporter-addr) exporter_addr=$value ;;
-            --encoding) encoding=$value ;;
+            --compression) compression=$value ;;
             --schedule) schedule=$value ;;
             --splay) splay=$value ;;
             --extra) extra=$value ;;
@@ -337,8 +336,8 @@ check_options() {
     status=0
     judgement=$(with_settings sh -c "'$binary' --dry-run $extra" 2>&1 >/dev/null) || status=$?
     rm "$settings"
-    judgement=${judgement#pgw-forwarder: error: }
-    [ "$status" != 2 ] || wrong "${judgement%; see --help}"
+    judgement=${judgement#pgw-forwarder: error: } judgement=${judgement%. (exit status 2)}
+    [ "$status" != 2 ] || wrong "${judgement%. See --help}"
 }
 
 # Whether cron takes the schedule: a name, or five fields within their bounds.
@@ -581,16 +580,15 @@ put_crontab() {
     # Under another key than before, the group of that one would stay for ever.
     if [ -f "$cron_file" ] && [ "$(keys <"$cron_file")" != "$(printf '%s\n' "$crontab" | keys)" ]; then
         step "keep the former settings, to delete their metrics when the new ones have pushed" keep_former
+    elif [ -z "$compression" ] && grep -qsx PGW_COMPRESSION=gzip "$cron_file"; then
+        # The same gateways took it before.
+        set_compression gzip
     fi
     put_access "$1" "$pgw_cacert" ''
     put_access "$2" "$pgw_password_file" "$password"
     put_access "$3" "$pgw_token_file" "$token"
     put_access "$4" "$pgw_cert" ''
     put_access "$5" "$pgw_key" ''
-    if [ -z "$encoding" ]; then
-        step "ask the gateway for its version" choose_encoding
-        crontab=$(make_crontab "$@")
-    fi
     put "$mode" "$cron_file" "$crontab"
     # Last: what is not needed any more may be what the others were made of.
     for file in $access_files; do
@@ -611,24 +609,6 @@ keep_former() {
     done
     (umask 077 && sed "s|=$access/|=$kept/|" "$cron_file" >"$kept/new")
     mv "$kept/new" "$kept/crontab"
-}
-
-# Asks with all that the pushes of this cron file will have.
-choose_encoding() {
-    settings=$(mktemp)
-    printf '%s\n' "$crontab" >"$settings"
-    versions=$(as_cron --gateway-version 2>/dev/null) || versions=
-    rm "$settings"
-    encoding=$(printf '%s\n' "$versions" | best_encoding)
-    say "$(printf '%s' "${versions:-it does not tell}" | tr '\n' ' '): pushing $encoding"
-}
-
-# The best encoding that all gateways of these versions, a line each, are known to store whole: gzip is
-# taken since 1.5.0, and protobuf was mended in 1.8.0. Who tells no version takes text at least.
-best_encoding() {
-    awk -F. '
-        { number = $1 * 1000 + $2; if (NR == 1 || number < least) least = number }
-        END { print (least >= 1008 ? "protobuf+gzip" : least >= 1005 ? "text+gzip" : "text") }'
 }
 
 # put_access TO FILE TEXT: gives cron's user a copy of the file, or the text, if there is either.
@@ -663,7 +643,7 @@ keys() {
 make_crontab() {
     PGW_CACERT=$1 PGW_USER=$pgw_user PGW_PASSWORD_FILE=$2 PGW_TOKEN_FILE=$3 PGW_CERT=$4 PGW_KEY=$5 \
     PGW_ADDR=$pgw_addr PGW_JOB=$pgw_job PGW_INSTANCE=$pgw_instance PGW_LABELS=$pgw_labels \
-        EXPORTER_ADDR=$exporter_addr PGW_ENCODING=$encoding FORWARDER_SPLAY=$splay \
+        EXPORTER_ADDR=$exporter_addr PGW_COMPRESSION=$compression FORWARDER_SPLAY=$splay \
         SCHEDULE=$schedule CRON_USER=$user PROGRAM=$prefix/bin/pgw-forwarder EXTRA=$extra \
         awk '
         /^#?[A-Z_]+=/ {
@@ -708,7 +688,7 @@ as_cron() {
     # The program is the first word that begins with a slash; the word before it is the user.
     command=/${entry#* /}
     cron_user=${entry%" $command"}
-    with_settings FORWARDER_SPLAY=0 \
+    with_settings FORWARDER_SPLAY=0 ${compression:+"PGW_COMPRESSION=$compression"} \
         "$(command -v runuser)" -u "${cron_user##* }" -- sh -c "$command $*"
 }
 
@@ -760,7 +740,7 @@ prove() {
     ! is_open "${port%%[!0-9]*}" ||
         warn "not only this host can reach the exporter's port: see ss -ltn"
     say "pushing, as cron will"
-    before_cron
+    if [ -n "$compression" ]; then before_cron; else choose_compression; fi
     if [ -d "$former" ]; then
         case $status in
             0) delete_former && before_cron ;;
@@ -774,6 +754,24 @@ prove() {
         *) warn "all is installed, but the first push failed, see above" ;;
     esac
     exit "$status"
+}
+
+# Pushes with gzip and, if a gateway answers 400 as those before 1.5.0 do, again without. Writes what worked
+# into the cron file, or none if nothing did: every gateway takes that.
+choose_compression() {
+    compression=gzip
+    before_cron
+    case $status:$said in
+        7:*"refused: 400"*) say "pushing again, without gzip" && compression=none && before_cron ;;
+        [1-9]*) compression=none && warn "cron pushes without gzip, since this push does not show whether \
+the gateway takes it: run this again to try" ;;
+    esac
+    set_compression "$compression"
+    put "$mode" "$cron_file" "$crontab"
+}
+
+set_compression() {
+    crontab=$(printf '%s\n' "$crontab" | sed "s/^PGW_COMPRESSION=.*/PGW_COMPRESSION=$1/")
 }
 
 # Whether the process $1 listens on port $2.

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs a fleet against one gateway for some minutes of the clock, and tells of each: real forwarders,
-# all started in second 0 of the minute as cron does, and one real node_exporter in the place of all of
-# theirs. Fails if a push has failed, or the gateway does not know each node.
+# Runs a fleet against one gateway for some minutes of the clock, and reports each minute. The forwarders
+# are real, and all start in second 0 of the minute, as cron does it. They share one real node_exporter.
+# Fails if a push fails or the gateway does not have the group of each node.
 set -eu
 cd "$(dirname "$0")/.."
 only_verbs=yes
@@ -12,13 +12,13 @@ help() {
     cat <<'USAGE'
 Usage: tests/fleet.sh NODES [--splay S] [--unchecked] [--target pushgateway|victoriametrics] [--minutes M]
 
-All of the forwarder's variables hold: EXPORTER_METRIC='metrics?collect[]=cpu' makes the pushes smaller,
-PGW_ENCODING=protobuf+gzip gives them another form.
+The forwarder's variables apply: EXPORTER_METRIC='metrics?collect[]=cpu' makes smaller pushes,
+PGW_COMPRESSION=gzip compresses them.
 
-A push belongs to the minute in which it was started; its time is what the forwarder says. The gateway's
-CPU is that from one second 0 to the next, its memory that of second 55; from then, too, is the time that
-it takes to show its /metrics, or, for VictoriaMetrics, to answer a query about all nodes. Statuses 4 and
-5 are the one exporter's, which is asked by all and shares the machine; 6 and 7 are the gateway's.
+A push counts for the minute in which it started. The forwarder measures its time. The gateway's CPU is
+that from one second 0 to the next, its memory that of second 55. In that second the script also asks for
+its /metrics, or VictoriaMetrics for a query about all nodes, and measures the time. Statuses 4 and 5 are
+failures of the exporter, which all nodes share, 6 and 7 failures of the gateway.
 USAGE
 }
 
@@ -64,14 +64,14 @@ fleet() {
     mkdir "$directory/locks"
     EXPORTER_ADDR=127.0.0.1:$(free_port 19014)
     export EXPORTER_ADDR PGW_ADDR PGW_INSTANCE FORWARDER_LOCK_FILE FORWARDER_SPLAY="$splay" no_proxy=127.0.0.1
-    # A node's own exporter is asked by that node alone; this one must not refuse the others.
+    # By default an exporter refuses more than 40 scrapes at once, and this one has all nodes.
     start node_exporter "http://$EXPORTER_ADDR/" "$(program node_exporter)" \
         "--web.listen-address=$EXPORTER_ADDR" --web.disable-exporter-metrics --web.max-requests=0
     start_gateway
     gateway=$server
 
-    series=$(PGW_ENCODING=text "$forwarder" --dry-run | grep -c '^[^#]')
-    say "$nodes nodes, $series series each, ${PGW_ENCODING:-text}, splay $splay, $about; $(nproc) cores for all"
+    series=$("$forwarder" --dry-run | grep -c '^[^#]')
+    say "$nodes nodes, $series series each, compression ${PGW_COMPRESSION:-none}, splay $splay, $about; $(nproc) cores for all"
     echo "| minute | stored | failed | median, ms | 99th percentile, ms | started within, s | gateway CPU, s | memory, MiB | $what |"
     echo "|---|---|---|---|---|---|---|---|---|"
     until_second 0
@@ -83,7 +83,7 @@ fleet() {
         runs="${runs-} $!"
         until_second 55
         awk '/^VmRSS/ { printf "%.0f", $2 / 1024 }' "/proc/$gateway/status" >"$directory/$minute.memory"
-        # It may take long, and the next minute does not wait.
+        # The next minute does not wait for a slow response.
         { time_of "$look" || echo " (failed)"; } >"$directory/$minute.look" &
         until_second 0
         cpu >"$directory/$minute.to"
@@ -102,7 +102,7 @@ start_gateway() {
         start pushgateway "$page/-/ready" "$(program pushgateway)" "--web.listen-address=$PGW_ADDR" \
             --persistence.file= "--${check:+no-}push.disable-consistency-check"
     else
-        # Whatever the nodes push, this series is there.
+        # Every node has this series.
         about=VictoriaMetrics what=query look="$page/api/v1/query?query=count(node_exporter_build_info)"
         tests/newer-programs.sh victoria-metrics
         start victoria-metrics "$page/health" "$build/victoria-metrics" "-httpListenAddr=$PGW_ADDR" \
@@ -111,14 +111,14 @@ start_gateway() {
     fi
 }
 
-# One minute of the fleet, and its line of the table.
+# run_minute N: runs all nodes once, and prints the minute's row.
 run_minute() {
     files=$directory/$1 began=$(date +%s)
     read -r self _ </proc/self/stat
     trap 'kill $(children "$self") 2>/dev/null; exit 1' TERM
-    # The nodes are other machines, in truth, which take nothing from the gateway's.
+    # Real nodes are other machines, which take no CPU from the gateway.
     renice -n 10 "$self" >/dev/null
-    # One file for all: each line is written at once, and to its end.
+    # They share a log: each line is one write to its end.
     exec 3>>"$files.log"
     node=0 pids=
     while [ "$node" -lt "$nodes" ]; do
@@ -145,14 +145,14 @@ run_minute() {
         "| $(cat "$files.memory") | $(cat "$files.look") |"
 }
 
-# How many of the statuses in a file are none of success, and which.
+# failed FILE: the number of statuses in it that are not 0, and which.
 failed() {
     sort -n "$1" | uniq -c | awk '
         $2 != 0 { sum += $1; by = by (by == "" ? "" : ", ") $1 " with status " $2 }
         END { print sum + 0 (by == "" ? "" : ": " by) }'
 }
 
-# percentile N FILE: the least of sorted numbers that N percent of them do not exceed.
+# percentile N FILE: the N-th percentile of sorted numbers.
 percentile() {
     awk -v "n=$1" '{ all[NR] = $1 } END { print NR ? all[int((NR * n + 99) / 100)] : "-" }' "$2"
 }
@@ -171,7 +171,7 @@ children() {
         awk -v "parent=$1" '{ pid = $1; sub(/.*\) /, ""); if ($2 == parent) print pid }'
 }
 
-# How long a page takes, asked for as Prometheus does.
+# time_of URL: the time that a response takes, requested as Prometheus does it.
 time_of() {
     curl --silent --fail --max-time 50 --header "Accept-Encoding: gzip" --output /dev/null \
         --write-out '%{time_total} s' "$1"
@@ -182,7 +182,7 @@ until_second() {
     pause "$(date +%S.%N | awk -v "second=$1" '{ left = second - $1; print left < 0 ? left + 60 : left }')"
 }
 
-# How many nodes the gateway knows.
+# The number of nodes on the gateway.
 held() {
     if [ "$target" = pushgateway ]; then
         curl --silent --fail "$look" | grep -c '^push_time_seconds{'
@@ -194,24 +194,24 @@ held() {
 conclude() {
     cat "$directory"/*.statuses >"$directory/all"
     stored=$(grep -cx 0 "$directory/all") || :
-    # What is stored last is not to be seen at once.
+    # VictoriaMetrics shows the last samples late.
     tries=60
     until known=$(held) && [ "$known" = "$nodes" ] || [ "$tries" = 0 ]; do
         tries=$((tries - 1))
         pause 0.5
     done
     say "of $((nodes * minutes)) pushes $stored were stored; failed: $(failed "$directory/all");" \
-        "the gateway knows $known of $nodes nodes"
+        "the gateway has $known of $nodes nodes"
     [ "$stored:$known" = "$((nodes * minutes)):$nodes" ] || {
         grep -h ': error: ' "$directory"/*.log |
             sed 's/node-[0-9]*/node-.../g; s/PID [0-9]*/PID .../' | sort | uniq -c | sort -rn | head -n 5 >&2
-        err "the fleet is too much for it, see above"
+        err "not every push was stored, see above"
     }
 }
 
 end_fleet() {
     trap '' INT TERM HUP
-    # The minutes that are going on; each ends its forwarders.
+    # Minutes that still run; each ends its own forwarders.
     # shellcheck disable=SC2046 # a list of PIDs
     kill $(children $$) 2>/dev/null || :
     end_demo

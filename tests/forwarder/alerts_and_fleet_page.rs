@@ -1,5 +1,6 @@
-//! What the monitoring side makes of the pushes: the rules, the alerts, and the page for the fleet.
+//! The monitoring host's configuration: rules, alerts, and the page that shows the fleet.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,21 +10,36 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::fake::{Fake, exposition};
-use crate::host::wait_for;
+use crate::host::{fetched_program, require, wait_for};
 use crate::run::Run;
 use crate::servers::{OLD, Server};
 
 #[test]
-fn the_configurations_and_the_rules_are_valid_and_hold_their_promises() {
+fn configurations_and_rules_are_valid_and_pass_their_own_tests() {
+    check_with("promtool".into());
+    if let Some([promtool, ..]) = newer_programs() {
+        check_with(promtool);
+    }
+}
+
+/// The versions that deploy/compose.yaml names are newer than the installed ones.
+fn newer_programs() -> Option<[PathBuf; 3]> {
+    let programs = ["promtool-newer", "prometheus-newer", "pushgateway-newer"].map(fetched_program);
+    let are_fetched = programs.iter().all(|program| program.is_file());
+    let needs = "newer programs of the monitoring host: tests/newer-programs.sh gets them";
+    require(are_fetched, needs).then_some(programs)
+}
+
+fn check_with(promtool: PathBuf) {
     for line in [
         "check config --syntax-only deploy/prometheus/prometheus.yml",
         "check config --syntax-only deploy/prometheus/prometheus.secured.yml",
         "check rules --lint-fatal deploy/prometheus/rules/pushed.yaml",
         "test rules tests/rules.yaml",
     ] {
-        let mut promtool = Command::new("promtool");
-        promtool.args(line.split(' ')).current_dir(env!("CARGO_MANIFEST_DIR"));
-        let output = promtool.output().unwrap();
+        let mut command = Command::new(&promtool);
+        command.args(line.split(' ')).current_dir(env!("CARGO_MANIFEST_DIR"));
+        let output = command.output().unwrap();
         assert!(output.status.success(), "{line}: {output:?}");
     }
 }
@@ -43,7 +59,7 @@ impl Node {
             while !stop.load(Ordering::Relaxed) {
                 let run = Run::new(&exporter, &gateway).instance(instance);
                 run.end().succeeded();
-                // The interval, which is a minute elsewhere.
+                // Instead of cron's minute.
                 thread::sleep(Duration::from_millis(500));
             }
         });
@@ -60,10 +76,23 @@ impl Drop for Node {
 }
 
 #[test]
-fn a_node_is_seen_to_push_to_stop_to_be_forgotten_and_to_come_back() {
-    let (exporter, gateway) = (Server::node_exporter(), Server::pushgateway(&[]));
-    let alertmanager = Server::alertmanager();
+fn stopped_node_is_reported_until_it_is_pruned_or_returns() {
+    let (gateway, alertmanager) = (Server::pushgateway(&[]), Server::alertmanager());
     let prometheus = Server::prometheus(&gateway, Some(&alertmanager));
+    stop_nodes(gateway, &alertmanager, &prometheus);
+}
+
+#[test]
+fn stopped_node_is_reported_by_newer_programs_as_well() {
+    if newer_programs().is_some() {
+        let (gateway, alertmanager) = (Server::newer_pushgateway(&[]), Server::alertmanager());
+        let prometheus = Server::newer_prometheus(&gateway, Some(&alertmanager));
+        stop_nodes(gateway, &alertmanager, &prometheus);
+    }
+}
+
+fn stop_nodes(gateway: Server, alertmanager: &Server, prometheus: &Server) {
+    let exporter = Server::node_exporter();
     let node = |instance| Node::new(&exporter, &gateway, instance);
     let (n1, n2, n3) = (node("n1.example"), node("n2.example"), node("n3.example"));
     let up = |instance: &str, value: u32| {
@@ -75,7 +104,7 @@ fn a_node_is_seen_to_push_to_stop_to_be_forgotten_and_to_come_back() {
     };
     let page = || prometheus.page("/consoles/fleet.html");
 
-    // All three are there, under their own names.
+    // Prometheus has all three, with their own labels.
     for instance in ["n1.example", "n2.example", "n3.example"] {
         let load = format!("node_load1{{job=\"node\",instance=\"{instance}\"}}");
         prometheus.query(&load);
@@ -84,9 +113,11 @@ fn a_node_is_seen_to_push_to_stop_to_be_forgotten_and_to_come_back() {
     prometheus.query("absent({exported_job=~\".+\"})");
     prometheus.query("count(node_load1) == 3");
     prometheus.query("absent(ALERTS)");
-    wait_for("the page", || page().contains("3 nodes push, none stopped").then_some(()));
+    wait_for("3 pushing nodes on the page", || {
+        page().contains("3 nodes push, none stopped").then_some(())
+    });
 
-    // What only Prometheus can know, a node cannot tell it.
+    // A node cannot push metrics that Prometheus itself makes.
     let liar = Fake::answering(|_| {
         exposition(
             "up 0\njob_instance:push_up:bool 0\nALERTS{alertname=\"X\",alertstate=\"firing\"} 1\n\
@@ -103,23 +134,23 @@ fn a_node_is_seen_to_push_to_stop_to_be_forgotten_and_to_come_back() {
     delete.instance("liar").arg("--delete").end().succeeded();
     prometheus.query("absent(lies)");
 
-    // One stops.
+    // One node stops.
     drop(n3);
     up("n3.example", 0);
     let found = prometheus.query(&firing("PushedInstanceStopped", ""));
     assert_eq!(found["metric"]["instance"], "n3.example");
     prometheus.query("count(ALERTS) == 1");
-    wait_for("the page", || {
+    wait_for("a stopped node on the page", || {
         let page = page();
         let gone = page.find("class=\"gone\"")?;
-        // The one that is gone stands first.
+        // It is the first.
         let (n3, n1) = (page.find("n3.example")?, page.find("n1.example")?);
         (gone < n3 && n3 < n1 && page.contains("1 stopped")).then_some(())
     });
     up("n1.example", 1);
     up("n2.example", 1);
 
-    // It is forgotten, and the others are not.
+    // It is pruned, and the others are not.
     let prune = Run::new("127.0.0.1:1", &gateway.addr);
     prune.args(&["--prune", &OLD.to_string()]).end().succeeded();
     assert!(gateway.group("n3.example").is_none());
@@ -128,12 +159,14 @@ fn a_node_is_seen_to_push_to_stop_to_be_forgotten_and_to_come_back() {
     up("n1.example", 1);
     up("n2.example", 1);
 
-    // It comes back.
+    // It returns.
     let n3 = node("n3.example");
     up("n3.example", 1);
-    wait_for("the page", || page().contains("3 nodes push, none stopped").then_some(()));
+    wait_for("3 pushing nodes on the page", || {
+        page().contains("3 nodes push, none stopped").then_some(())
+    });
 
-    // All stop at once, and that is one message.
+    // If all stop at once, that is one message.
     drop((n1, n2, n3));
     prometheus.query(&firing("PushedInstancesAllStopped", ",severity=\"critical\""));
     prometheus.query(&format!("count({}) == 3", firing("PushedInstanceStopped", "")));
@@ -152,7 +185,7 @@ fn a_node_is_seen_to_push_to_stop_to_be_forgotten_and_to_come_back() {
         (is_one && with("suppressed") == ["PushedInstanceStopped"; 3]).then_some(())
     });
 
-    // And when the gateway is gone, nobody says that the nodes are.
+    // If the gateway is down, no alert says that the nodes are.
     drop(gateway);
     prometheus.query(&firing("PushgatewayDown", ""));
     prometheus.query("absent(job_instance:push_up:bool)");

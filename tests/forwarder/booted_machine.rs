@@ -1,4 +1,4 @@
-//! A machine: a minimal Debian that systemd boots in a container, behind a network link of its own.
+//! A node for tests: a minimal Debian that systemd boots in a container, with its own network link.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -6,43 +6,48 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::host::{self, find_program, run_command, wait_for};
 
-/// The address of the machine, and of the other end of its link.
+/// The addresses of the machine and of the other end of its link.
 pub const INSIDE: &str = "10.213.0.2";
 pub const OUTSIDE: &str = "10.213.0.1";
 const NAME: &str = "pgwnode";
 
-/// The tools without which there is no machine; a line for those that are missing.
-pub fn needs() -> Option<String> {
+/// The time limit of a command on the machine.
+const MAX_SECONDS: &str = "300";
+
+/// The requirement for a machine that this host does not meet.
+pub fn unmet_requirement() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
-        return Some("a Debian of its own needs root".into());
+        return Some("a booted Debian needs root".into());
     }
     let tools = ["debootstrap", "systemd-nspawn", "nsenter", "ip"];
     let is_missing = |tool: &&&str| find_program(&[**tool]).is_none();
     let missing: Vec<_> = tools.iter().filter(is_missing).collect();
-    (!missing.is_empty()).then(|| format!("a Debian of its own needs {missing:?}"))
+    (!missing.is_empty()).then(|| format!("a booted Debian needs {missing:?}"))
 }
 
-/// Runs a test of this program again, in a network and with mounts of its own where a machine can
-/// boot; there, returns.
+/// Runs the test of this full name again, in its own network and mount namespaces where a machine can boot.
+/// Returns whether this is already that run.
 pub fn enter_own_namespaces(test: &str) -> bool {
-    // While there is a way to the distribution's packages.
+    // Only this side of the namespaces reaches the distribution's packages.
     image();
     if !host::enter_own_namespaces(test) {
         return false;
     }
-    // systemd wants a cgroup tree of the second version, which the host may not have.
+    // systemd needs cgroups of version 2, which the host may not have.
     run_command("umount --recursive --lazy /sys/fs/cgroup");
     run_command("mount -t cgroup2 cgroup2 /sys/fs/cgroup");
     true
 }
 
-/// A booted machine, which is off and gone when this is dropped.
+/// A booted machine. It is powered off and removed when this is dropped.
 pub struct Machine {
     container: RefCell<Child>,
     root: PathBuf,
@@ -66,17 +71,17 @@ impl Machine {
         machine
     }
 
-    /// Boots it again, from within.
+    /// Reboots it from within.
     pub fn reboot(&self) {
         self.run("systemctl reboot");
-        let status = self.container.borrow_mut().wait().unwrap();
-        // So it asks whoever has started it to do that again.
-        assert_eq!(status.code(), Some(133));
+        let end = || self.container.borrow_mut().try_wait().unwrap();
+        // With this status, systemd-nspawn asks for another start.
+        assert_eq!(wait_for("the shutdown", end).code(), Some(133));
         *self.container.borrow_mut() = start(&self.root);
         self.wait_until_up();
     }
 
-    /// Waits for the end of the boot, and connects the host's side of the link.
+    /// Waits for the end of the boot, and connects the host's end of the link.
     fn wait_until_up(&self) {
         wait_for("the machine's systemd", || self.leader());
         wait_for("the end of the boot", || {
@@ -94,7 +99,7 @@ impl Machine {
         run_command(&format!("ip link set ve-{NAME} {state}"));
     }
 
-    /// The machine's first process, by its PID on the host.
+    /// The PID of the machine's first process on the host.
     fn leader(&self) -> Option<u32> {
         let pid = self.container.borrow().id();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
@@ -108,64 +113,71 @@ impl Machine {
         command
             .args(["--target", &leader, "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"])
             .args(["env", "-i", "HOME=/root", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"])
-            .args(["sh", "-c", &format!("cd /root && {line}")])
+            .args(["timeout", MAX_SECONDS, "sh", "-c", &format!("cd /root && {line}")])
             .stdin(Stdio::null());
         command
     }
 
-    /// Runs a command line on the machine, as root.
+    /// Runs a command line on the machine as root. Its status is 124 after [`MAX_SECONDS`].
     pub fn run(&self, line: &str) -> Output {
         self.command(line).output().unwrap()
     }
 
-    /// What a command line says that has to succeed.
+    /// Asserts that a command line succeeds, and returns its stdout.
     #[track_caller]
-    pub fn says(&self, line: &str) -> String {
+    pub fn succeed(&self, line: &str) -> String {
         let output = self.run(line);
         assert!(output.status.success(), "{line}: {output:#?}");
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// The PIDs, on the host, of the processes of this machine that run `program`.
+    /// The PIDs on the host of the machine's processes that run `program`.
     pub fn processes(&self, program: &str) -> Vec<String> {
         let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-        let ours = namespace(&self.leader().unwrap_or_default().to_string());
+        let own = namespace(&self.leader().unwrap_or_default().to_string());
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").unwrap() {
             let pid = entry.unwrap().file_name().into_string().unwrap();
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            // The kernel keeps fifteen bytes of a name.
-            if name.trim_end() == &program[..program.len().min(15)] && namespace(&pid) == ours {
+            // The kernel truncates names to fifteen bytes.
+            if name.trim_end() == &program[..program.len().min(15)] && namespace(&pid) == own {
                 found.push(pid);
             }
         }
         found
     }
 
-    /// What the forwarder has said to the system log since the boot, a line each.
+    /// The forwarder's lines in the system log since the boot.
     pub fn log(&self) -> Vec<String> {
-        let log = self.says("journalctl --boot --quiet --output=cat --identifier=pgw-forwarder");
+        let log = self.succeed("journalctl --boot --quiet --output=cat --identifier=pgw-forwarder");
         log.lines().map(String::from).collect()
     }
 
-    /// All that installing can change: files with their mode, owner and content, and the users.
+    /// Everything that an installation can change: files with mode, owner and content, and the users.
     pub fn state(&self) -> BTreeMap<String, String> {
-        // Left out: logs and caches, what is on a file system of its own, what systemd makes for its
-        // own services, the copies that useradd and userdel keep of the files of users, and the lock
-        // files that a killed one leaves.
-        let listing = self.says(
-            "find / -xdev \\( -path /var/log -o -path /var/cache -o -path /var/lib/apt -o -path \
-             /var/lib/systemd -o -path /root -o -path '/etc/*-' -o -name .pwd.lock -o -path '/var/tmp/systemd-private-*' -o -regex '/etc/[a-z]*\\.\\(lock\\|[0-9]+\\)' \\) -prune -o \
-             \\( -type f -printf '%p\\t%m %u ' -exec sha256sum -z {} \\; -printf '\\n' \\) \
+        let ignored = [
+            // Logs, caches, and the test's own files.
+            "-path /var/log -o -path /var/cache -o -path /var/lib/apt -o -path /root",
+            // Timers of the distribution copy files here at any time, whether or not a test runs.
+            "-path /var/backups",
+            // systemd's own.
+            "-path /var/lib/systemd -o -path '/var/tmp/systemd-private-*'",
+            // useradd and userdel copy the user files, and leave lock files if they are killed.
+            "-path '/etc/*-' -o -name .pwd.lock -o -regex '/etc/[a-z]*\\.\\(lock\\|[0-9]+\\)'",
+        ]
+        .join(" -o ");
+        let listing = self.succeed(&format!(
+            "find / -xdev \\( {ignored} \\) -prune -o \
+             \\( -type f -printf '%p\\t%m %u ' -exec sha256sum -z {{}} \\; -printf '\\n' \\) \
              -o \\( -type l -printf '%p\\t%l\\n' \\) -o \\( -type d -printf '%p\\t%m %u\\n' \\)",
-        );
+        ));
         let lines = listing.lines().filter_map(|line| line.split_once('\t'));
         lines.map(|(path, rest)| (path.to_owned(), rest.to_owned())).collect()
     }
 
     /// Asserts that nothing differs from an earlier state.
     #[track_caller]
-    pub fn is_as(&self, earlier: &BTreeMap<String, String>, when: &str) {
+    pub fn assert_state(&self, earlier: &BTreeMap<String, String>, when: &str) {
         let now = self.state();
         let paths = now.keys().chain(earlier.keys());
         let changed = paths.filter(|path| now.get(*path) != earlier.get(*path));
@@ -173,7 +185,7 @@ impl Machine {
         assert!(changed.is_empty(), "{when}: {changed:#?}");
     }
 
-    /// A file of the machine, as the host sees it.
+    /// The path of a file of the machine on the host.
     pub fn file(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
@@ -181,20 +193,27 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // SIGTERM powers it off in order, so that it lets go of its files.
         let mut container = self.container.borrow_mut();
+        // SIGTERM powers it off in order. Otherwise its files would still be in use.
         let _ = kill_process(Pid::from_child(&container), Signal::TERM);
+        for _ in 0..600 {
+            if container.try_wait().is_ok_and(|status| status.is_some()) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        let _ = container.kill();
         let _ = container.wait();
     }
 }
 
-/// Starts the machine whose files are below `root`.
+/// Boots the tree `root`.
 fn start(root: &Path) -> Child {
     let log = File::create(root.with_extension("console")).unwrap();
     Command::new("systemd-nspawn")
         .args(["--boot", "--register=no", "--keep-unit", "--network-veth", "--quiet"])
         .args(["--resolv-conf=off", "--timezone=off", "--console=read-only"])
-        // A real machine can filter packets for a unit, and read the state of its clock.
+        // The exporter and its unit need what a real machine allows: packet filters, and the state of the clock.
         .args(["--capability=CAP_BPF,CAP_NET_ADMIN,CAP_SYS_TIME"])
         .arg("--system-call-filter=bpf @clock")
         .args(["--machine", NAME, "--directory"])
@@ -206,10 +225,10 @@ fn start(root: &Path) -> Child {
         .unwrap()
 }
 
-/// A minimal Debian that has the packages that install.sh asks for at hand, but not installed.
-/// It is made once, and kept with the build.
+/// The tree of a minimal Debian. It has downloaded the packages that install.sh needs, but not installed
+/// them. It is made once, in the target directory.
 pub fn image() -> PathBuf {
-    // Two tests want it.
+    // Several tests need it.
     static MAKING: Mutex<()> = Mutex::new(());
     let _making = MAKING.lock();
     let image = Path::new(env!("CARGO_TARGET_TMPDIR")).join("node-image");
@@ -235,7 +254,7 @@ pub fn image() -> PathBuf {
     let network = format!("[Match]\nName=host0\n[Network]\nAddress={INSIDE}/24\n");
     fs::write(new.join("etc/systemd/network/10-host0.network"), network).unwrap();
     run_command(&format!("systemctl --root={path} enable systemd-networkd.service"));
-    // Without it, each boot would be the first, and the machine a new one.
+    // Otherwise each boot would be the first one of a new machine.
     fs::write(new.join("etc/machine-id"), "5e1f7b3a9c2d4e6f8a0b1c2d3e4f5a6b\n").unwrap();
     fs::rename(&new, &image).unwrap();
     image

@@ -1,5 +1,5 @@
-//! The monitoring side in containers: the real Dockerfile and compose files. Where their base images
-//! are not at hand, the distribution's programs stand in for them, under the same names.
+//! The monitoring host in containers, with the real Dockerfile and compose files. If the base images are
+//! missing, images with the newest programs on this machine replace them, under the same names.
 
 use std::fs;
 use std::io::Write;
@@ -10,8 +10,10 @@ use std::process::{self, Command, Stdio};
 use serde_json::{Value, from_str};
 use tempfile::TempDir;
 
-use crate::booted_machine::{image, needs};
-use crate::host::{find_program, free_port, program, require, run_command, wait_for};
+use crate::booted_machine::{self, image};
+use crate::host::{
+    fetched_program, find_program, free_port, program, require, run_command, wait_for,
+};
 use crate::run::FORWARDER;
 use crate::servers::{get, query};
 
@@ -19,14 +21,14 @@ const SOURCE: &str = env!("CARGO_MANIFEST_DIR");
 const PLAIN: &str = "-f deploy/compose.yaml";
 const SECURED: &str = "-f deploy/compose.yaml -f deploy/compose.secured.yaml";
 
-/// A copy of what a user has, and the containers that were made of it until it is dropped.
+/// A copy of the deployment files, and its containers. They are removed when this is dropped.
 struct Containers {
     directory: TempDir,
-    /// The name of the compose project, and the beginning of all other names.
+    /// The name of the compose project, and the prefix of all other names.
     name: String,
     gateway: u16,
     prometheus: u16,
-    /// Images that are gone with this.
+    /// The images that this has made.
     images: Vec<String>,
 }
 
@@ -47,22 +49,24 @@ impl Containers {
             prometheus: free_port(),
             images: Vec::new(),
         };
-        containers.stand_in();
-        containers.says(&format!("docker network create {}-nodes", containers.name));
+        containers.make_missing_images();
+        containers.succeed(&format!("docker network create {}-nodes", containers.name));
         containers
     }
 
-    /// Makes the images that the Dockerfile and the compose file name, unless they are here, and
-    /// that of a node.
-    fn stand_in(&mut self) {
+    /// Makes the image of a node, and those that the Dockerfile and the compose file name, unless they
+    /// exist.
+    fn make_missing_images(&mut self) {
         let programs = self.directory.path().join("programs/bin");
         fs::create_dir_all(&programs).unwrap();
-        let exporter = program(&["prometheus-node-exporter", "node_exporter"]);
-        let gateway = program(&["prometheus-pushgateway", "pushgateway"]);
+        let newest = |name: &str, installed: &[&str]| {
+            let newer = fetched_program(&format!("{name}-newer"));
+            if newer.is_file() { newer } else { program(installed) }
+        };
         for (from, to) in [
-            (program(&["prometheus"]), "prometheus"),
-            (gateway, "pushgateway"),
-            (exporter, "node_exporter"),
+            (newest("prometheus", &["prometheus"]), "prometheus"),
+            (newest("pushgateway", &["prometheus-pushgateway", "pushgateway"]), "pushgateway"),
+            (program(&["prometheus-node-exporter", "node_exporter"]), "node_exporter"),
             (FORWARDER.into(), "pgw-forwarder"),
             (program(&["busybox"]), "wget"),
         ] {
@@ -71,11 +75,11 @@ impl Containers {
         let (debian, base) = (format!("{}-debian", self.name), format!("{}-base", self.name));
         self.images.extend([base.clone(), debian.clone()]);
         let tree = image();
-        self.says(&format!("tar --exclude=./var/cache -cf debian.tar -C {} .", tree.display()));
-        self.says(&format!("docker import debian.tar {debian}"));
+        self.succeed(&format!("tar --exclude=./var/cache -cf debian.tar -C {} .", tree.display()));
+        self.succeed(&format!("docker import debian.tar {debian}"));
         let dockerfile = format!("FROM {debian}\nCOPY bin /usr/bin/\n");
         fs::write(self.directory.path().join("programs/Dockerfile"), dockerfile).unwrap();
-        self.says(&format!("docker build --quiet --tag {base} programs"));
+        self.succeed(&format!("docker build --quiet --tag {base} programs"));
 
         let named = |file: &str, line: &str| {
             let text = fs::read_to_string(Path::new(SOURCE).join(file)).unwrap();
@@ -128,39 +132,40 @@ impl Containers {
             .unwrap()
     }
 
-    /// What it says on stdout; it has to succeed.
+    /// Asserts that a command line succeeds, and returns its stdout.
     #[track_caller]
-    fn says(&self, line: &str) -> String {
+    fn succeed(&self, line: &str) -> String {
         let output = self.run(line);
         assert!(output.status.success(), "{line}: {output:#?}");
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Runs compose, with the files that `files` names.
+    /// Runs compose with these files.
     #[track_caller]
     fn compose(&self, files: &str, line: &str) -> String {
-        self.says(&format!("{} -p {} {files} {line}", tool(), self.name))
+        self.succeed(&format!("{} -p {} {files} {line}", compose_command(), self.name))
     }
 
-    /// What docker knows of the container of a service.
+    /// The state of a service's container.
     fn inspect(&self, service: &str) -> Value {
         let id = self.compose(PLAIN, &format!("ps -q {service}"));
-        let found: Value = from_str(&self.says(&format!("docker inspect {}", id.trim()))).unwrap();
+        let found: Value =
+            from_str(&self.succeed(&format!("docker inspect {}", id.trim()))).unwrap();
         found[0].clone()
     }
 
-    fn is_healthy(&self) {
+    fn wait_until_healthy(&self) {
         wait_for("the gateway's health", || {
             (self.inspect("gateway")["State"]["Health"]["Status"] == "healthy").then_some(())
         });
     }
 
-    /// Pushes to `addr` from a node in another network: the status, and what was said. With the
-    /// certificate and the password in its directory, if there are any.
+    /// Pushes to `addr` from a node in another network, to an https one with CA and password. Returns the
+    /// status and stderr.
     fn push(&self, instance: &str, addr: &str) -> (Option<i32>, String) {
         let script = format!(
             "node_exporter --web.listen-address=127.0.0.1:9014 2>/dev/null &\n\
-             until wget -q -O /dev/null http://127.0.0.1:9014/ 2>/dev/null; do :; done\n\
+             timeout 60 sh -c 'until wget -q -O /dev/null http://127.0.0.1:9014/; do :; done' 2>/dev/null\n\
              case {addr} in\n\
              https:*) set -- --pgw-cacert /deploy/secured/ca.crt --pgw-user node \
              --pgw-password-file /deploy/secured/node.password ;;\n\
@@ -176,20 +181,20 @@ impl Containers {
              --volume {}:/deploy:ro {name}-node sh /push.sh",
             self.directory.path().join("deploy").display()
         ));
-        let said = String::from_utf8(output.stderr).unwrap();
-        (output.status.code(), said)
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), stderr)
     }
 
-    /// Where the nodes find a port that this host publishes.
+    /// The address of a port that this host publishes, for the nodes.
     fn published(&self, port: u16) -> String {
         let name = &self.name;
-        let network = self.says(&format!("docker network inspect {name}-nodes"));
+        let network = self.succeed(&format!("docker network inspect {name}-nodes"));
         let network: Value = from_str(&network).unwrap();
         let host = network[0]["IPAM"]["Config"][0]["Gateway"].as_str().unwrap();
         format!("{host}:{port}")
     }
 
-    /// The groups on the gateway: their instances, and when they were pushed.
+    /// The groups on the gateway: their instances and push times.
     fn groups(&self) -> Vec<(String, String)> {
         let url = format!("http://127.0.0.1:{}/api/v1/metrics", self.gateway);
         let page: Value = from_str(&wait_for(&url, || get(&url))).unwrap();
@@ -203,12 +208,12 @@ impl Containers {
             .collect()
     }
 
-    /// The answer of Prometheus to a query, as soon as there is one.
+    /// Waits until Prometheus has a result for a query, and returns its first series.
     fn query(&self, promql: &str) -> Value {
         query(&format!("127.0.0.1:{}", self.prometheus), promql)
     }
 
-    /// A page of Prometheus.
+    /// The body of a response of Prometheus.
     fn prometheus_page(&self, path: &str) -> Option<String> {
         get(&format!("http://127.0.0.1:{}{path}", self.prometheus))
     }
@@ -216,8 +221,11 @@ impl Containers {
 
 impl Drop for Containers {
     fn drop(&mut self) {
-        let down =
-            format!("{} -p {} {PLAIN} down --volumes --rmi local --timeout 1", tool(), self.name);
+        let down = format!(
+            "{} -p {} {PLAIN} down --volumes --rmi local --timeout 1",
+            compose_command(),
+            self.name
+        );
         self.run(&down);
         self.run(&format!("docker network rm {}-nodes", self.name));
         for image in &self.images {
@@ -233,8 +241,8 @@ fn command(line: &str) -> Command {
     command
 }
 
-/// Compose is a part of docker, or the program that it once was.
-fn tool() -> &'static str {
+/// Compose is a plugin of docker, or a program as it was formerly.
+fn compose_command() -> &'static str {
     let part = command("docker compose version").output();
     match part.is_ok_and(|output| output.status.success()) {
         true => "docker compose",
@@ -242,34 +250,35 @@ fn tool() -> &'static str {
     }
 }
 
-fn lacks() -> Option<String> {
+/// The requirement that this machine does not meet.
+fn unmet_requirement() -> Option<String> {
     let docker = command("docker version").output();
     if !docker.is_ok_and(|output| output.status.success()) {
-        return Some("the containers need a Docker engine that answers".into());
+        return Some("the containers need a running Docker engine".into());
     }
-    if tool() == "docker-compose" && find_program(&["docker-compose"]).is_none() {
+    if compose_command() == "docker-compose" && find_program(&["docker-compose"]).is_none() {
         return Some("the containers need docker compose".into());
     }
-    needs()
+    booted_machine::unmet_requirement()
 }
 
 #[test]
-fn the_monitoring_side_runs_in_containers() {
-    let lacks = lacks();
-    if !require(lacks.is_none(), &lacks.unwrap_or_default()) {
+fn monitoring_host_runs_in_containers() {
+    let unmet = unmet_requirement();
+    if !require(unmet.is_none(), &unmet.unwrap_or_default()) {
         return;
     }
     let containers = Containers::new();
     containers.compose(PLAIN, "up -d");
-    containers.is_healthy();
-    the_least_privilege_does(&containers);
-    the_parameters_can_be_replaced(&containers);
-    a_node_elsewhere_is_seen_and_sees_the_gateway_only(&containers);
-    what_was_pushed_survives(&containers);
+    containers.wait_until_healthy();
+    containers_have_least_privilege(&containers);
+    gateway_takes_other_parameters(&containers);
+    node_reaches_the_gateway_only_and_is_shown(&containers);
+    groups_survive_a_restart(&containers);
     one_step_secures_the_gateway(&containers);
 }
 
-fn the_least_privilege_does(containers: &Containers) {
+fn containers_have_least_privilege(containers: &Containers) {
     let mut published = Vec::new();
     for service in ["gateway", "prometheus"] {
         let container = containers.inspect(service);
@@ -289,7 +298,7 @@ fn the_least_privilege_does(containers: &Containers) {
     assert_eq!(published, [":9091/tcp", "127.0.0.1:9090/tcp"]);
 }
 
-fn the_parameters_can_be_replaced(containers: &Containers) {
+fn gateway_takes_other_parameters(containers: &Containers) {
     let container = containers.inspect("gateway");
     let image = container["Image"].as_str().unwrap();
     let help = containers.run(&format!("docker run --rm {image} -h"));
@@ -297,7 +306,7 @@ fn the_parameters_can_be_replaced(containers: &Containers) {
     assert!(String::from_utf8_lossy(&help).contains("--persistence.file"));
 }
 
-fn a_node_elsewhere_is_seen_and_sees_the_gateway_only(containers: &Containers) {
+fn node_reaches_the_gateway_only_and_is_shown(containers: &Containers) {
     let pushed = containers.push("n1.example", &containers.published(containers.gateway));
     assert_eq!(pushed, (Some(0), String::new()));
     let networks = &containers.inspect("prometheus")["NetworkSettings"]["Networks"];
@@ -306,8 +315,8 @@ fn a_node_elsewhere_is_seen_and_sees_the_gateway_only(containers: &Containers) {
         format!("{}:9090", own["IPAddress"].as_str().unwrap()),
         containers.published(containers.prometheus),
     ] {
-        let (status, said) = containers.push("n2.example", &addr);
-        assert_eq!(status, Some(6), "{said}");
+        let (status, stderr) = containers.push("n2.example", &addr);
+        assert_eq!(status, Some(6), "{stderr}");
     }
 
     let found = containers.query("node_load1{job=\"node\",instance=\"n1.example\"}");
@@ -318,18 +327,18 @@ fn a_node_elsewhere_is_seen_and_sees_the_gateway_only(containers: &Containers) {
     assert!(page.unwrap().contains("n1.example"));
 }
 
-fn what_was_pushed_survives(containers: &Containers) {
+fn groups_survive_a_restart(containers: &Containers) {
     let before = containers.groups();
     assert_eq!(before.len(), 1);
     containers.compose(PLAIN, "restart --timeout 30");
-    containers.is_healthy();
+    containers.wait_until_healthy();
     assert_eq!(containers.groups(), before);
 }
 
 fn one_step_secures_the_gateway(containers: &Containers) {
     let host = containers.published(0);
     let host = host.trim_end_matches(":0");
-    containers.says(&format!("deploy/secure.sh push.example 127.0.0.1 {host}"));
+    containers.succeed(&format!("deploy/secure.sh push.example 127.0.0.1 {host}"));
     containers.compose(SECURED, "up -d");
     let directory = containers.directory.path().join("deploy/secured");
     let secured = |file: &str| {
@@ -355,11 +364,11 @@ fn one_step_secures_the_gateway(containers: &Containers) {
     assert_eq!(status("node", "geheim"), "401");
     assert_eq!(status("nobody", &password), "401");
     assert_eq!(status("prometheus", &secured("prometheus.password")), "200");
-    containers.is_healthy();
+    containers.wait_until_healthy();
     let addr = containers.published(containers.gateway);
-    let (plain, said) = containers.push("n3.example", &addr);
-    assert_eq!(plain, Some(7), "{said}");
-    assert!(said.contains("HTTP request to an HTTPS server"), "{said}");
+    let (plain, stderr) = containers.push("n3.example", &addr);
+    assert_eq!(plain, Some(7), "{stderr}");
+    assert!(stderr.contains("HTTP request to an HTTPS server"), "{stderr}");
     let pushed = containers.push("n3.example", &format!("https://{addr}"));
     assert_eq!(pushed, (Some(0), String::new()));
     wait_for("Prometheus to scrape it", || {
@@ -371,7 +380,7 @@ fn one_step_secures_the_gateway(containers: &Containers) {
         targets.iter().any(is_up).then_some(())
     });
 
-    // Neither users nor containers are given more than they need.
+    // Secrets are private, and only those containers have them that need them.
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&directory), 0o700);
     for secret in ["ca.key", "node.password"] {
@@ -381,13 +390,13 @@ fn one_step_secures_the_gateway(containers: &Containers) {
             assert!(!mounts.contains(secret), "{mounts}");
         }
     }
-    // Once more: another certificate, of the same authority.
-    let (authority, certificate) = (secured("ca.crt"), secured("gateway.crt"));
-    containers.says(&format!("deploy/secure.sh {host}"));
-    assert_eq!(secured("ca.crt"), authority);
+    // A rerun makes another certificate from the same CA.
+    let (ca, certificate) = (secured("ca.crt"), secured("gateway.crt"));
+    containers.succeed(&format!("deploy/secure.sh {host}"));
+    assert_eq!(secured("ca.crt"), ca);
     assert_eq!(secured("node.password"), password);
     assert_ne!(secured("gateway.crt"), certificate);
-    // And a second user, as the README adds it, but for the prompt.
+    // The README's command adds a user. The test only replaces its prompt.
     let script = include_str!("../../README.md")
         .lines()
         .find_map(|line| line.strip_prefix("    printf '  %s"))
