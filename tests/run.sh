@@ -3,12 +3,13 @@
 set -eu
 cd "$(dirname "$0")/.."
 PATH=$PATH:${HOME-}/.cargo/bin
+target=${CARGO_TARGET_DIR:-target}
 
 if command -v apt-get >/dev/null; then
-    ./install.sh --packages apache2-utils busybox curl debootstrap iproute2 nginx-light openssl prometheus \
-        prometheus-alertmanager prometheus-node-exporter prometheus-pushgateway shellcheck \
-        systemd-container tinyproxy-bin
-    # Where it cannot be had, its tests say so, and are skipped, but not in CI.
+    ./install.sh --packages apache2-utils busybox curl debootstrap haproxy iproute2 netcat-openbsd nginx-light \
+        openssl prometheus prometheus-alertmanager prometheus-nginx-exporter prometheus-node-exporter \
+        prometheus-pushgateway python3-prometheus-client shellcheck socat systemd-container tinyproxy-bin
+    # The tests that need them are skipped without them, but not in CI.
     tests/newer-programs.sh || [ "${CI-}" != true ]
 fi
 shellcheck --external-sources install.sh deploy/*.sh tests/*.sh tests/bench/*.sh .ci/run
@@ -16,4 +17,8 @@ cargo fmt --check
 cargo clippy --locked --all-targets -- --deny warnings
 # The demo's, built here so that its test does not wait for it.
 cargo build --locked --release
+# As it is released: with its own C library. The next build puts the usual program back.
+cargo rustc --locked --bin pgw-forwarder -- -C target-feature=+crt-static
+mkdir -p "$target/static"
+cp "$target/debug/pgw-forwarder" "$target/static"
 cargo test --locked
