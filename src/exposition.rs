@@ -45,15 +45,20 @@ impl Exposition {
         if body.is_empty() {
             return Err("the response is empty".into());
         }
+        let error = |number, why, line| format!("line {number} {why}: \"{}\"", quote(line));
+        let text = str::from_utf8(&body).map_err(|e| {
+            let number = body[..e.valid_up_to()].split(|b| *b == b'\n').count();
+            let line = body.split(|b| *b == b'\n').nth(number - 1).unwrap_or_default();
+            error(number, "is not UTF-8", line)
+        })?;
         let mut has_sample = false;
-        for (number, line) in (1..).zip(body.split(|b| *b == b'\n')) {
-            let error = |why| format!("line {number} {why}: \"{}\"", quote(line));
-            let line = str::from_utf8(line).map_err(|_| error("is not UTF-8"))?;
-            match line.trim_matches(BLANKS) {
-                "" => {}
-                line if line.starts_with('#') => check_type(line).map_err(error)?,
-                line => check_sample(line).map(|()| has_sample = true).map_err(error)?,
-            }
+        for (number, line) in (1..).zip(text.split('\n')) {
+            let checked = match line.trim_matches(BLANKS) {
+                "" => Ok(()),
+                line if line.starts_with('#') => check_type(line),
+                line => check_sample(line).map(|()| has_sample = true),
+            };
+            checked.map_err(|why| error(number, why, line.as_bytes()))?;
         }
         if !has_sample {
             return Err("the response has no sample".into());
@@ -89,8 +94,8 @@ impl Exposition {
 fn check_type(comment: &str) -> Result<(), &'static str> {
     let mut words = comment[1..].split(BLANKS).filter(|word| !word.is_empty());
     let is_type = words.next() == Some("TYPE");
-    match words.next_back().unwrap_or_default().to_uppercase().as_str() {
-        "GAUGEHISTOGRAM" | "GAUGE_HISTOGRAM" if is_type => Err("has a type of OpenMetrics"),
+    match words.next_back().filter(|_| is_type).map(str::to_uppercase).as_deref() {
+        Some("GAUGEHISTOGRAM" | "GAUGE_HISTOGRAM") => Err("has a type of OpenMetrics"),
         _ => Ok(()),
     }
 }
@@ -109,16 +114,11 @@ fn check_sample(line: &str) -> Result<(), &'static str> {
 /// without a timestamp at the end.
 fn is_sample(line: &str) -> bool {
     let is_value = |text: &str| text.parse::<f64>().is_ok();
-    let Some((series, last)) = split_last(line) else {
-        return false;
-    };
-    match split_last(series) {
-        _ if is_series(series) => is_value(last),
-        Some((series, value)) => {
-            is_series(series) && is_value(value) && last.parse::<i64>().is_ok()
-        }
-        None => false,
-    }
+    let is_pair = |(series, value)| is_series(series) && is_value(value);
+    split_last(line).is_some_and(|(rest, last)| match is_series(rest) {
+        true => is_value(last),
+        false => split_last(rest).is_some_and(is_pair) && last.parse::<i64>().is_ok(),
+    })
 }
 
 /// The last word, and what comes before it. A blank separates them, or the brace that closes the labels: no
