@@ -14,23 +14,24 @@ use crate::host::{fetched_program, require, wait_for};
 use crate::run::Run;
 use crate::servers::{OLD, Server};
 
+/// Whether the versions that deploy/compose.yaml names, or similar ones, are here.
+fn has_newer_programs() -> bool {
+    let is_fetched = |name| fetched_program(name).is_file();
+    require(
+        ["promtool-newer", "prometheus-newer", "pushgateway-newer"].into_iter().all(is_fetched),
+        "newer programs of the monitoring host: tests/newer-programs.sh gets them",
+    )
+}
+
 #[test]
 fn configurations_and_rules_are_valid_and_pass_their_own_tests() {
-    check_with("promtool".into());
-    if let Some([promtool, ..]) = newer_programs() {
-        check_with(promtool);
+    check_configuration("promtool".into());
+    if has_newer_programs() {
+        check_configuration(fetched_program("promtool-newer"));
     }
 }
 
-/// The versions that deploy/compose.yaml names are newer than the installed ones.
-fn newer_programs() -> Option<[PathBuf; 3]> {
-    let programs = ["promtool-newer", "prometheus-newer", "pushgateway-newer"].map(fetched_program);
-    let are_fetched = programs.iter().all(|program| program.is_file());
-    let needs = "newer programs of the monitoring host: tests/newer-programs.sh gets them";
-    require(are_fetched, needs).then_some(programs)
-}
-
-fn check_with(promtool: PathBuf) {
+fn check_configuration(promtool: PathBuf) {
     for line in [
         "check config --syntax-only deploy/prometheus/prometheus.yml",
         "check config --syntax-only deploy/prometheus/prometheus.secured.yml",
@@ -84,7 +85,7 @@ fn stopped_node_is_reported_until_it_is_pruned_or_returns() {
 
 #[test]
 fn stopped_node_is_reported_by_newer_programs_as_well() {
-    if newer_programs().is_some() {
+    if has_newer_programs() {
         let (gateway, alertmanager) = (Server::newer_pushgateway(&[]), Server::alertmanager());
         let prometheus = Server::newer_prometheus(&gateway, Some(&alertmanager));
         stop_nodes(gateway, &alertmanager, &prometheus);

@@ -208,7 +208,7 @@ fn node_joins_with_one_command_and_leaves_no_trace() {
     assert_eq!(machine.succeed("journalctl --quiet --unit=prometheus-node-exporter"), "");
     assert!(!machine.run("systemctl is-enabled prometheus-node-exporter").status.success());
 
-    // Uninstall all of it, packages included. Then install again, after the packages.
+    // Uninstall everything, with the packages. Then install the packages first, and the rest after them.
     machine.succeed("bundle/install.sh --uninstall --purge");
     assert_eq!(scene.push_time("node"), None);
     assert_eq!(packages(), bare);
@@ -222,7 +222,7 @@ fn node_joins_with_one_command_and_leaves_no_trace() {
     );
 
     // cron pushes, and again, with the best compression of the gateway. This node's own moment is 17.4 seconds
-    // after the begin of the minute.
+    // after the start of the minute.
     let compression = format!("PGW_COMPRESSION={}\n", best_compression(&scene.gateway));
     assert_eq!(scene.chosen(), format!("{compression}FORWARDER_SPLAY=30\n"));
     scene.wait_for_push("node");
