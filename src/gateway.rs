@@ -14,8 +14,8 @@ use crate::http::{Address, Client, Response, Side, check_coding, describe_respon
 use crate::logging::{MAX_QUOTED, quote};
 use crate::status::{Failures, Status};
 
-/// What to do about a 400 to a compressed push.
-const GZIP: &str = ". If it is older than 1.5.0, set --pgw-compression (PGW_COMPRESSION) to none";
+/// What to do if a compressed push does not parse from its first byte on.
+const GZIP: &str = ". For a gateway before 1.5.0, set --pgw-compression (PGW_COMPRESSION) to none";
 
 /// A gateway, and how to speak to it.
 pub struct Gateway {
@@ -113,8 +113,8 @@ impl Gateway {
         let status = response.status();
         if !status.is_success() {
             let description = describe_response(response, Side::GATEWAY);
-            let remedy = match push {
-                Some(exposition) if exposition.is_gzip && status == StatusCode::BAD_REQUEST => GZIP,
+            let remedy = match push.is_some_and(|exposition| exposition.is_gzip) {
+                true if description.contains("parsing error in line 1:") => GZIP,
                 _ => "",
             };
             return Err(self.refused(&format!("refused: {description}{remedy}")));
