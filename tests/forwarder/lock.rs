@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, FlockOperation, flock, mknodat};
 use rustix::process::geteuid;
@@ -225,7 +224,7 @@ fn directory_without_write_permission_is_refused() {
         .output()
         .unwrap();
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
-    Ended::new(output, Duration::ZERO).failed(1, &["lock file", "Permission denied"]);
+    Ended::new(output).failed(1, &["lock file", "Permission denied"]);
 }
 
 #[test]
@@ -251,7 +250,7 @@ fn default_directory_must_belong_to_the_user_alone() {
             .uid(user)
             .output()
             .unwrap();
-        Ended::new(output, Duration::ZERO)
+        Ended::new(output)
     };
     let own = temporary.join(format!("pgw-forwarder-{user}"));
     let refused = || {

@@ -5,7 +5,6 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use crate::fake::{Fake, exposition, response};
 use crate::host::{require, unused_address, wait_for};
@@ -180,13 +179,13 @@ fn dry_run_prints_the_exposition_and_pushes_nothing() {
     // A reader that stops early is no failure, a full disk is one.
     let mut child = run().start();
     drop(child.stdout.take());
-    Ended::new(child.wait_with_output().unwrap(), Duration::ZERO).succeeded();
+    Ended::new(child.wait_with_output().unwrap()).succeeded();
     let output = Command::new(FORWARDER)
         .args(["--dry-run", "--exporter-addr", &exporter.addr])
         .stdout(OpenOptions::new().write(true).open("/dev/full").unwrap())
         .output()
         .unwrap();
-    Ended::new(output, Duration::ZERO).failed(1, &["cannot write to stdout: No space left"]);
+    Ended::new(output).failed(1, &["cannot write to stdout: No space left"]);
 }
 
 #[test]

@@ -5,7 +5,6 @@ use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 use rustix::process::geteuid;
 
@@ -140,7 +139,7 @@ fn missing_thread_for_a_lookup_is_reported() {
         .env("EXPORTER_ADDR", "localhost:1")
         .output()
         .unwrap();
-    let ended = Ended::new(output, Duration::ZERO);
+    let ended = Ended::new(output);
     ended.failed(4, &["exporter http://localhost:1/", "no thread to look up its name"]);
 }
 
@@ -183,6 +182,6 @@ fn static_program_pushes_by_host_name_and_loads_no_library_of_the_system() {
         ("PGW_ADDR", gateway.addr.replace("127.0.0.1", "push.example")),
     ];
     let output = Command::new(program).env_clear().envs(addresses).output().unwrap();
-    Ended::new(output, Duration::ZERO).succeeded();
+    Ended::new(output).succeeded();
     assert_eq!(count_pushes(&gateway.addr), 1);
 }

@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use crate::host::{run_command, wait_for};
 
@@ -28,7 +27,6 @@ pub struct Ended {
     pub status: Option<i32>,
     pub stdout: Vec<u8>,
     pub stderr: String,
-    pub took: Duration,
 }
 
 impl Run {
@@ -88,9 +86,7 @@ impl Run {
     }
 
     pub fn end(self) -> Ended {
-        let start = Instant::now();
-        let output = self.start().wait_with_output().unwrap();
-        Ended::new(output, start.elapsed())
+        Ended::new(self.start().wait_with_output().unwrap())
     }
 }
 
@@ -98,15 +94,14 @@ impl Ended {
     /// How a started run ends, which it must within a minute. Its output has to fit into a pipe.
     pub fn of(mut child: Child) -> Ended {
         wait_for("the end of the run", || child.try_wait().unwrap());
-        Ended::new(child.wait_with_output().unwrap(), Duration::ZERO)
+        Ended::new(child.wait_with_output().unwrap())
     }
 
-    pub fn new(output: Output, took: Duration) -> Ended {
+    pub fn new(output: Output) -> Ended {
         Ended {
             status: output.status.code(),
             stdout: output.stdout,
             stderr: String::from_utf8(output.stderr).unwrap(),
-            took,
         }
     }
 

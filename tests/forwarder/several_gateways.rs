@@ -5,7 +5,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use rustix::process::geteuid;
 
@@ -90,7 +89,7 @@ fn failing_gateway_does_not_block_others_and_the_highest_status_wins() {
             (run.env("PGW_PUSH_TIMEOUT", "3").start(), instance)
         });
         for (run, instance) in runs {
-            let ended = Ended::new(run.wait_with_output().unwrap(), Duration::ZERO);
+            let ended = Ended::new(run.wait_with_output().unwrap());
             failed_at(&ended, failures);
             for gateway in [&one, &other] {
                 let group = gateway.group(&instance).expect(&instance);
@@ -121,7 +120,7 @@ fn all_gateways_are_served_at_the_same_time() {
         }
         assert!(run.try_wait().unwrap().is_none());
         gateways[stopped].pause(false);
-        Ended::new(run.wait_with_output().unwrap(), Duration::ZERO).succeeded();
+        Ended::new(run.wait_with_output().unwrap()).succeeded();
         assert!(gateways[stopped].group(instance).is_some());
     }
     // So several that hang take no longer than one.
@@ -432,7 +431,7 @@ fn gateways_are_served_one_after_the_other_if_no_thread_can_be_started() {
         .env("FORWARDER_LOCK_FILE", directory.path().join("lock"))
         .output()
         .unwrap();
-    let ended = Ended::new(output, Duration::ZERO);
+    let ended = Ended::new(output);
     failed_at(&ended, &[(&refusing.addr, 7), (&hanging.addr, 6)]);
     for gateway in &gateways {
         assert!(families(&gateway.group("n").unwrap()).len() > 100);

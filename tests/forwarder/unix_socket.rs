@@ -11,7 +11,6 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command};
 use std::thread;
-use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
 use rustix::process::geteuid;
@@ -182,7 +181,7 @@ fn socket_of_another_user_is_down() {
     let dry_run = |user: u32| {
         let mut command = Command::new(&program);
         let command = command.env_clear().args(["--dry-run", "--exporter-addr", &addr]).uid(user);
-        Ended::new(command.output().unwrap(), Duration::ZERO)
+        Ended::new(command.output().unwrap())
     };
     dry_run(0).succeeded();
     dry_run(65534).failed(4, &["exporter", &addr, "is down", "Permission denied"]);
