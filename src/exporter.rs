@@ -92,7 +92,8 @@ impl Exporter {
         if media_type.contains("application/openmetrics-text") {
             return Err(OPENMETRICS.into());
         }
-        if !is_framed(response) && !self.allow_unframed {
+        let is_coded = response.headers().contains_key(header::TRANSFER_ENCODING);
+        if !is_framed(response) && (is_coded || !self.allow_unframed) {
             return Err(UNFRAMED.into());
         }
         if response.body().content_length().is_some_and(|length| length > self.max_bytes) {

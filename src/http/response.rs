@@ -27,11 +27,10 @@ pub fn check_coding(response: &Response) -> Result<(), String> {
 /// Whether truncation of the body would be detected.
 pub fn is_framed(response: &Response) -> bool {
     let coding = values(response, header::TRANSFER_ENCODING);
-    // RFC 9112, 6.3: it overrides a length. HTTP/1.0 does not know it.
-    match coding.is_empty() || response.version() != Version::HTTP_11 {
-        true => response.headers().contains_key(header::CONTENT_LENGTH),
-        false => coding.eq_ignore_ascii_case("chunked"),
-    }
+    // RFC 9112, 6.1 and 6.3: it overrides a length, and has no meaning in HTTP/1.0.
+    let is_chunked = coding.eq_ignore_ascii_case("chunked");
+    (is_chunked && response.version() == Version::HTTP_11)
+        || (coding.is_empty() && response.headers().contains_key(header::CONTENT_LENGTH))
 }
 
 /// All values of a header as one, as RFC 9110, 5.3 joins them.

@@ -2,6 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -65,12 +68,15 @@ impl Fake {
 
     /// Reads the head of one request on each connection, then calls `behave`.
     pub fn after_request(behave: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Fake {
-        Fake::new(move |stream, seen| {
-            if let Some(request) = read_head(stream) {
-                seen.lock().unwrap().push(request);
-                behave(stream);
-            }
-        })
+        Fake::new(read_first(behave))
+    }
+
+    /// The same, on a Unix socket at `path`.
+    pub fn on_socket(path: &Path, behave: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Fake {
+        let listener = UnixListener::bind(path).unwrap();
+        // Neither reading nor writing depends on the kind of socket.
+        let accept = move || OwnedFd::from(listener.accept().unwrap().0).into();
+        Fake::accepting(format!("unix:{}", path.display()), accept, read_first(behave))
     }
 
     /// Calls `behave` with each connection, before it has read anything.
@@ -84,13 +90,22 @@ impl Fake {
     fn new(serve: impl Fn(&mut TcpStream, &Mutex<Vec<Request>>) + Send + Sync + 'static) -> Fake {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap().to_string();
+        Fake::accepting(addr, move || listener.accept().unwrap().0, serve)
+    }
+
+    fn accepting(
+        addr: String,
+        accept: impl Fn() -> TcpStream + Send + 'static,
+        serve: impl Fn(&mut TcpStream, &Mutex<Vec<Request>>) + Send + Sync + 'static,
+    ) -> Fake {
         let requests = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&requests);
         let serve = Arc::new(serve);
         thread::spawn(move || {
-            for stream in listener.incoming() {
+            loop {
+                let mut stream = accept();
                 let (serve, seen) = (Arc::clone(&serve), Arc::clone(&seen));
-                thread::spawn(move || serve(&mut stream.unwrap(), &seen));
+                thread::spawn(move || serve(&mut stream, &seen));
             }
         });
         Fake { addr, requests }
@@ -154,6 +169,18 @@ pub fn exposition(body: &str) -> Vec<u8> {
 pub fn date(seconds: u64) -> String {
     let time = SystemTime::now() + Duration::from_secs(seconds);
     format!("Date: {}\r\n", httpdate::fmt_http_date(time))
+}
+
+/// Reads the head of one request, remembers it, and leaves all the rest to `behave`.
+fn read_first(
+    behave: impl Fn(&mut TcpStream) + Send + Sync + 'static,
+) -> impl Fn(&mut TcpStream, &Mutex<Vec<Request>>) + Send + Sync + 'static {
+    move |stream, seen| {
+        if let Some(request) = read_head(stream) {
+            seen.lock().unwrap().push(request);
+            behave(stream);
+        }
+    }
 }
 
 /// Reads the head of a request. `None` is the end of the connection.

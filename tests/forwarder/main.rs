@@ -2,6 +2,7 @@
 
 mod alerts_and_fleet_page;
 mod booted_machine;
+mod client_fuzz;
 mod compose;
 mod compression;
 mod demo;
@@ -11,6 +12,7 @@ mod fault_matrix;
 mod host;
 mod host_conditions;
 mod hostile_servers;
+mod http_reader;
 mod install_script;
 mod lock;
 mod main_job;
