@@ -13,7 +13,7 @@ use crate::fault_matrix::{GOOD, Row, exporter, gateway, push, run_all, scrape};
 use crate::run::Run;
 use crate::servers::Server;
 
-/// What must never arrive at a gateway.
+/// Metrics that must never arrive at a gateway.
 const FALSE: &str = "a_metric{b=\"c\"} 666\n";
 
 /// Kilobytes of address space that a run gets; without a response it needs 11,000, most of them for its code.
@@ -62,7 +62,7 @@ fn bomb() -> Vec<u8> {
     made.stdout
 }
 
-/// What a server does after its first bytes.
+/// How a server goes on after its first bytes.
 #[derive(Debug, Clone, Copy)]
 enum Then {
     Close,
@@ -119,7 +119,7 @@ fn heads(directory: &Path) -> Vec<Row> {
     use Then::{Close, Hang, Pace, Repeat};
     const OK: &[u8] = b"HTTP/1.1 200 OK\r\n";
     const HINTS: &[u8] = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nContent-Length: 9\r\n\r\n";
-    const LONG: &str = "head of the response is longer than 8192 bytes";
+    const LONG: &str = "response header is too big";
     const LIMIT: &str = "within 1 s";
     const INVALID: &str = "not valid HTTP";
     let long_headers = format!("X-Header: {}\r\n", "x".repeat(5000)).repeat(4);
@@ -351,7 +351,7 @@ fn bodies() -> Vec<Row> {
     ]
 }
 
-/// What holds for TCP holds for a Unix socket.
+/// A Unix socket keeps every promise that TCP keeps.
 fn sockets(directory: &Path) -> Vec<Row> {
     use Then::{Close, Drip, Hang, Repeat};
     const NOTHING: &[&str] = &["exporter unix:/", "nothing was pushed"];

@@ -1,5 +1,5 @@
-//! An independent reader of HTTP/1.1 responses and of the text format, which fuzzed responses are judged by:
-//! RFC 9112, and no more tolerance than is written here.
+//! An independent reader of HTTP responses and of the text format, by which random responses are judged. It
+//! follows RFC 9112, with no more tolerance than its comments say.
 
 use std::str;
 
