@@ -324,7 +324,7 @@ fn good_rows() -> Vec<Row> {
         good("length and chunks (prometheus/jmx_exporter#616)", with_type("Content-Length: 5\r\n")),
         good("no last newline (mbround18/valheim-docker#399)", exposition(GOOD.trim_end())),
         good("# EOF (pendulum-project/ntpd-rs#1273)", exposition(eof)).stores(eof),
-        good("as large as allowed", exposition(GOOD)).variables(&[("EXPORTER_MAX_BYTES", "75")]),
+        good("as large as allowed", exposition(GOOD)).variables(&[("EXPORTER_MAX_BYTES", "69")]),
         good("unframed, allowed", reply(TEXT, GOOD)).variables(ALLOWED),
         good("unframed HTTP/1.0, allowed", old(reply(TEXT, GOOD))).variables(ALLOWED),
         exporter("HAProxy: 503 on /", only(503, |request| request.path() == "/metrics"), 0, &[])
