@@ -5,6 +5,7 @@ mod booted_machine;
 mod compose;
 mod compression;
 mod demo;
+mod exposition_corpus;
 mod fake;
 mod fault_matrix;
 mod host;

@@ -90,7 +90,7 @@ impl Server {
     /// Starts the program `names` (the first that is installed) on `host`, with the arguments
     /// that `args` makes of its address and directory, and waits for its page `ready`, or, if
     /// that is empty, until it accepts connections.
-    fn start(
+    pub fn start(
         names: &[&str],
         host: &str,
         ready: &str,
