@@ -10,7 +10,9 @@ use std::env;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::UNIX_EPOCH;
 
 use proptest::collection::vec;
@@ -220,13 +222,17 @@ const BODIES: &[(&str, &[u8])] = &[
 
 /// Bodies that break a gateway that has not had any push. Later it refuses them.
 const FIRST_PUSHES: &[(&str, &[u8])] = &[
-    ("gateway's own summary", b"pushgateway_http_push_size_bytes 1\n"),
+    ("gateway's own summary without TYPE", b"pushgateway_http_push_size_bytes 1\n"),
+    (
+        "gateway's own summary as a gauge",
+        b"# TYPE pushgateway_http_push_size_bytes gauge\npushgateway_http_push_size_bytes 1\n",
+    ),
     ("count of the gateway's own summary", b"pushgateway_http_push_duration_seconds_count 1\n"),
 ];
 
 /// Bodies that the forwarder refuses, although a gateway may store them.
 const ALWAYS_REFUSED: &[(&str, &[u8])] = &[
-    // Pushgateway 1.5.1 then sends a part of its metrics.
+    // Pushgateway 1.5.1 then truncates its metrics.
     ("TYPE gauge_histogram", b"# TYPE a gauge_histogram\na 1\n"),
     ("TYPE gauge_histogram in other letters", "# TYPE a Gauge_Hi\u{17f}togram\na 1\n".as_bytes()),
     // Pushgateway 1.11 then answers 500 at random, if another group has the family with another type.
@@ -282,14 +288,20 @@ const VALID: &[&str] = &[
 ];
 
 /// Texts that the fuzz puts anywhere, with a bar between them.
-const TOKENS: &str = "$|$_sum|$_count|$_bucket|$_total|$_gcount|$_created|good|good_count|up|go_goroutines|\
-    push_time_seconds|{|}|{}|{ }|\"|\"\"|\\|\\n|\\\"|\\\\|\\x|,|=|=\"|\",|\"}|:|_|-|;|'|+|.| |\t|  |\n|\r|\r\n|\n\n|#|# |\
-    # HELP |# TYPE |# HELP $|# TYPE $|#\tTYPE $|# UNIT $ s|# EOF\n| # {a=\"b\"} 1| gauge| counter| histogram|\
-    summary| untyped| GAUGE| unknown| info| stateset| gaugehistogram| gauge_histogram| Gauge_Histogram|\
-    gauge_histogram|{a=\"b\"}|a=\"\"|\"a\"=\"b\"|\"=\"|le=\"1\"|le=\"+Inf\"|le=\"NaN\"|le=\"\"|le=\"x\"|\
-    quantile=\"0.5\"|quantile=\"\"|job=\"j\"|instance=\"x\"|__name__=\"q\"|__x=\"\"|\"$\"|\"$.b\"|{\"$\"|0|1|-1|NaN|nan|\
-    +Inf|-Inf|Inf|infinity|e|E|1e999|0x1p3|1_0|1.|.5| 1| 1\n| 1700000000000|\0|\x01|\x0b|\x0c|\x1b|\x7f|\u{85}|\u{a0}|\
-    \u{feff}|\u{2028}|\u{fffd}|\u{fffe}|\u{10ffff}|\u{e9}|\u{301}|\u{202e}|\u{663}|\u{ff11}|\u{17f}";
+const TOKENS: &str = "$|$_sum|$_count|$_bucket|$_total|$_gcount|$_created|good|good_count|up\
+    |go_goroutines|push_time_seconds|{|}|{}|{ }|\"|\"\"|\\|\\n|\\\"|\\\\|\\x|,|=|=\"|\",|\"}|:|_|-\
+    |;|'|+|.| |\t|  |\n|\r|\r\n|\n\n|#|# |# HELP |# TYPE |# HELP $|# TYPE $|#\tTYPE $|# UNIT $ s\
+    |# EOF\n| # {a=\"b\"} 1| gauge| counter| histogram| summary| untyped| GAUGE| unknown| info\
+    | stateset| gaugehistogram| gauge_histogram| Gauge_Histogram|gauge_histogram|{a=\"b\"}|a=\"\"\
+    |\"a\"=\"b\"|\"=\"|le=\"1\"|le=\"+Inf\"|le=\"NaN\"|le=\"\"|le=\"x\"|quantile=\"0.5\"\
+    |quantile=\"\"|job=\"j\"|instance=\"x\"|__name__=\"q\"|__x=\"\"|\"$\"|\"$.b\"|{\"$\"|0|1|-1\
+    |NaN|nan|+Inf|-Inf|Inf|infinity|e|E|1e999|0x1p3|1_0|1.|.5| 1| 1\n| 1700000000000|\0|\x01|\x0b\
+    |\x0c|\x1b|\x7f|\u{85}|\u{a0}|\u{feff}|\u{2028}|\u{fffd}|\u{fffe}|\u{10ffff}|\u{e9}|\u{301}\
+    |\u{202e}|\u{663}|\u{ff11}|\u{17f}";
+
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder().proxy(None).build().into()
+}
 
 /// A gateway, the Prometheus that scrapes it, and an exporter for the forwarder.
 struct Judge {
@@ -315,7 +327,7 @@ impl Judge {
                 - job_name: gateway\n  honor_labels: true\n  static_configs:\n"
                 .to_owned();
             // Many scrapers show the result of a push soon, and each may still take a second.
-            for (n, gateway) in (0..20 * COUNT).zip(gateways.iter().cycle()) {
+            for (n, gateway) in (0..10 * COUNT).zip(gateways.iter().cycle()) {
                 let addr = &gateway.addr;
                 text += &format!("  - {{ targets: ['{addr}'], labels: {{ scraper: '{n}' }} }}\n");
             }
@@ -345,25 +357,19 @@ impl Judge {
         format!("http://{}/metrics/job/node/instance/{instance}", self.gateway.addr)
     }
 
-    /// Runs curl. Returns whether the gateway answers with 2xx.
-    fn curl(&self, args: &[&str]) -> bool {
+    /// Pushes with curl. Returns whether the gateway accepts it.
+    fn push(&self, instance: &str, body: &[u8]) -> bool {
+        let file = self.directory.path().join("body");
+        fs::write(&file, body).unwrap();
         let output = Command::new("curl")
             .args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "--noproxy", "*"])
-            .args(args)
+            .args(["--data-binary", &format!("@{}", file.display()), &self.url(instance)])
             .output();
         output.unwrap().stdout.starts_with(b"2")
     }
 
-    fn push(&self, instance: &str, body: &[u8]) -> bool {
-        let file = self.directory.path().join("body");
-        fs::write(&file, body).unwrap();
-        self.curl(&["--data-binary", &format!("@{}", file.display()), &self.url(instance)])
-    }
-
-    fn delete(&self, instances: &[&str]) {
-        let urls = instances.iter().map(|instance| self.url(instance)).collect::<Vec<_>>();
-        let urls = urls.iter().map(String::as_str);
-        assert!(self.curl(&["-X", "DELETE"].into_iter().chain(urls).collect::<Vec<_>>()));
+    fn delete(&self, instance: &str) {
+        agent().delete(self.url(instance)).call().unwrap();
     }
 
     fn forward(&self, instance: &str, compression: &str, body: &[u8]) -> Ended {
@@ -378,7 +384,8 @@ impl Judge {
 
     /// Whether another node can push, and Prometheus then reads its metrics.
     fn serves_others(&self) -> bool {
-        if !self.push("other", b"# TYPE good gauge\ngood 1\n") {
+        let good = agent().post(self.url("other")).send("# TYPE good gauge\ngood 1\n");
+        if good.is_err() {
             return false;
         }
         let now = UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
@@ -396,7 +403,7 @@ impl Judge {
         })
     }
 
-    /// The families that the body brings, if the gateway stores them and still serves others. None remains.
+    /// The families in the body, if the gateway stores them and still serves others. Deletes them again.
     fn decide(&self, body: &[u8]) -> Vec<String> {
         let newline: &[u8] = if body.ends_with(b"\n") { b"" } else { b"\n" };
         if !self.push("judge", &[body, newline].concat()) {
@@ -406,7 +413,7 @@ impl Judge {
         if !self.serves_others() {
             stored.clear();
         }
-        self.delete(&["judge"]);
+        self.delete("judge");
         stored
     }
 
@@ -418,7 +425,7 @@ impl Judge {
         });
         let wanted = self.decide(body);
         let is_readable = !wanted.is_empty() || self.serves_others();
-        self.delete(&["none", "gzip"]);
+        ["none", "gzip"].iter().for_each(|instance| self.delete(instance));
         if !is_readable {
             return Err(format!("no metrics can be read after {runs:?}"));
         }
@@ -435,7 +442,9 @@ impl Judge {
 
     /// Checks that the forwarder refuses a body that does harm as the first push to this gateway.
     fn check_first(&self, body: &[u8]) -> Result<(), String> {
-        if !self.push("judge", body) || self.serves_others() {
+        let is_harmful = self.push("judge", body) && !self.serves_others();
+        self.delete("judge");
+        if !is_harmful {
             return Err("it does no harm".into());
         }
         self.check_refused(body)
@@ -445,7 +454,7 @@ impl Judge {
     fn check_refused(&self, body: &[u8]) -> Result<(), String> {
         let ended = self.forward("refused", "none", body);
         let is_sent = self.gateway.group("refused").is_some();
-        self.delete(&["refused"]);
+        self.delete("refused");
         match (ended.status, is_sent) {
             (Some(5), false) => Ok(()),
             _ => Err(format!("{ended:?}")),
@@ -456,7 +465,7 @@ impl Judge {
 /// Valid bodies with some changes, and series of tokens. `$` stands for a name.
 fn fuzzed_bodies() -> impl Strategy<Value = Vec<u8>> {
     let token = prop_oneof![
-        8 => select(TOKENS.split('|').collect::<Vec<_>>()).prop_map(|token| token.as_bytes().to_vec()),
+        8 => select(TOKENS.split('|').collect::<Vec<_>>()).prop_map(|token| token.into()),
         1 => any::<char>().prop_map(|c| c.to_string().into_bytes()),
         1 => any::<u8>().prop_map(|byte| vec![byte]),
     ];
@@ -475,10 +484,14 @@ fn fuzzed_bodies() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![9 => changed, 1 => vec(token, 1..12).prop_map(|tokens| tokens.concat())]
 }
 
-/// Runs the forwarder with fuzzed bodies, and checks that the bodies that it pushes do no harm.
+/// Runs the forwarder with EXPOSITION_FUZZ_CASES bodies, and checks that those that it pushes do no harm.
 fn fuzz(judge: &Judge) -> Result<(), String> {
-    let cases = env::var("EXPOSITION_FUZZ_CASES").map_or(100, |cases| cases.parse().unwrap());
-    let (mut runner, bodies) = (TestRunner::default(), fuzzed_bodies());
+    // Without the variable, each run has the same bodies.
+    let (cases, mut runner) = match env::var("EXPOSITION_FUZZ_CASES") {
+        Ok(cases) => (cases.parse().unwrap(), TestRunner::default()),
+        Err(_) => (20, TestRunner::deterministic()),
+    };
+    let bodies = fuzzed_bodies();
     let mut counts = BTreeMap::<&str, usize>::new();
     let mut count = |kind| *counts.entry(kind).or_default() += 1;
     let (mut pushed, mut wrong) = (Vec::new(), String::new());
@@ -505,8 +518,7 @@ fn fuzz(judge: &Judge) -> Result<(), String> {
         // Fifty share a scrape.
         if pushed.len() == 50 || (n == cases && !pushed.is_empty()) {
             let is_harmless = judge.serves_others();
-            let instances = pushed.iter().map(|(instance, _)| &**instance).collect::<Vec<_>>();
-            judge.delete(&instances);
+            pushed.iter().for_each(|(instance, _)| judge.delete(instance));
             for (_, body) in pushed.drain(..).filter(|_| !is_harmless) {
                 let harm =
                     if judge.decide(&body).is_empty() { "harmful" } else { "harmless alone" };
@@ -518,28 +530,40 @@ fn fuzz(judge: &Judge) -> Result<(), String> {
     if wrong.is_empty() { Ok(()) } else { Err(wrong) }
 }
 
+type Check = fn(&Judge, &[u8]) -> Result<(), String>;
+
+/// Checks all bodies. Each judge begins with a body for a first push.
 fn check_all(programs: &[PathBuf; 2]) {
-    let [judge, others @ ..] = Judge::start::<{ 1 + FIRST_PUSHES.len() }>(programs);
-    let mut wrong = String::new();
-    let mut report = |name: &str, result: Result<(), String>| {
-        wrong.extend(result.err().map(|why| format!("{name}: {why:.3000}\n")));
-    };
-    for ((name, body), judge) in FIRST_PUSHES.iter().zip(others) {
-        report(name, judge.check_first(body));
-    }
-    for (name, body) in BODIES {
-        report(name, judge.check(body));
-    }
-    for (name, body) in large_bodies() {
-        report(name, judge.check(body.as_bytes()));
-    }
-    for (name, body) in ALWAYS_REFUSED {
-        report(name, judge.check_refused(body));
-    }
-    report("fuzzed bodies", fuzz(&judge));
+    let judges: [_; FIRST_PUSHES.len()] = Judge::start(programs);
+    let large = large_bodies();
+    let large = large.iter().map(|(name, body)| (*name, body.as_bytes()));
     // If Prometheus 3 reads this, it panics.
     let longest = format!("a{{b=\"{}\"}} 1\n", "c".repeat(16 << 20));
-    report("label value of 16 MiB", judge.check_refused(longest.as_bytes()));
+    let longest = ("label value of 16 MiB", longest.as_bytes());
+    let judged = BODIES.iter().copied().chain(large);
+    let judged = judged.map(|(name, body)| (name, body, Judge::check as Check));
+    let refused = ALWAYS_REFUSED.iter().copied().chain([longest]);
+    let refused = refused.map(|(name, body)| (name, body, Judge::check_refused as Check));
+    let bodies = judged.chain(refused).collect::<Vec<_>>();
+
+    let (next, wrong) = (AtomicUsize::new(0), Mutex::new(String::new()));
+    let report = |name: &str, result: Result<(), String>| {
+        let why = result.err().map(|why| format!("{name}: {why:.3000}\n"));
+        wrong.lock().unwrap().extend(why);
+    };
+    thread::scope(|scope| {
+        for (judge, (name, body)) in judges.iter().zip(FIRST_PUSHES) {
+            let (next, bodies, report) = (&next, &bodies, &report);
+            scope.spawn(move || {
+                report(name, judge.check_first(body));
+                while let Some((name, body, check)) = bodies.get(next.fetch_add(1, Relaxed)) {
+                    report(name, check(judge, body));
+                }
+                report("fuzz", fuzz(judge));
+            });
+        }
+    });
+    let wrong = wrong.into_inner().unwrap();
     assert!(wrong.is_empty(), "{wrong}");
 }
 
