@@ -18,6 +18,9 @@ const UNFRAMED: &str = "the response has neither Content-Length nor chunked enco
 /// Why OpenMetrics is refused.
 const OPENMETRICS: &str = "the response is OpenMetrics, which a Pushgateway does not take. Make the exporter answer text/plain";
 
+/// What to do about a response that is no exposition.
+const CHECK: &str = ". Check what it exports, and --exporter-metric (EXPORTER_METRIC)";
+
 /// An exporter, and the limits that it has to keep.
 pub struct Exporter {
     /// Goes straight to the exporter, never through a proxy.
@@ -81,7 +84,7 @@ impl Exporter {
             return Err(self.unusable("the response is truncated: it does not end with a newline"));
         }
         let bytes = body.len();
-        let exposition = Exposition::new(body).map_err(|why| self.unusable(&why))?;
+        let exposition = Exposition::new(body).map_err(|why| self.unusable(&(why + CHECK)))?;
         info!("scraped {}: {bytes} bytes, {} ms", self.name, started.elapsed().as_millis());
         Ok(exposition)
     }
@@ -107,7 +110,7 @@ impl Exporter {
     }
 
     fn unusable(&self, why: &str) -> anyhow::Error {
-        Status::ScrapeUnusable.error(format!("exporter {}: {why}; nothing was pushed", self.name))
+        Status::ScrapeUnusable.error(format!("exporter {}: nothing was pushed: {why}", self.name))
     }
 
     fn too_large(&self) -> String {

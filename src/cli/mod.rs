@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
+use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgAction, Command, CommandFactory, Error, FromArgMatches, Parser, ValueEnum};
@@ -55,7 +55,7 @@ pub struct Cli {
 
     /// Accept a response without Content-Length and chunks, whose end is that of the connection: its
     /// truncation may go undetected
-    #[arg(long, env, help_heading = "Exporter", value_parser = FalseyValueParser::new())]
+    #[arg(long, env, help_heading = "Exporter", value_parser = BoolishValueParser::new())]
     exporter_allow_unframed: bool,
 
     #[arg(skip)]

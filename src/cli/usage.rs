@@ -19,8 +19,8 @@ pub fn explain(error: &Error, mut command: Command) -> String {
     }
     let wrong = error.get(ContextKind::InvalidArg).map(ToString::to_string);
     let option = command.get_arguments().find(|arg| Some(arg.to_string()) == wrong).map(name);
-    let text = error.to_string();
-    let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    let text = error.to_string().replace("error: ", "");
+    let line = text.split("\n\n").next().unwrap_or_default().replace("\n ", "");
     match (option, error.kind(), error.source()) {
         // clap's own line would show the value, which may be secret.
         (Some(option), ErrorKind::ValueValidation, Some(why)) => format!("{option}: {why}"),

@@ -84,7 +84,7 @@ impl FromStr for Address {
             return Address::from_socket(path);
         }
         // No error shows the text, which may hold a password.
-        let unusable = || "use host:port, [v6]:port, or an http:// or https:// URL".to_owned();
+        let unusable = || "use host:port, [v6]:port, an http(s):// URL or unix:/path".to_owned();
         if text.contains(['?', '#']) {
             return Err("a query or fragment is not part of an address".into());
         }
@@ -186,7 +186,7 @@ mod tests {
     fn other_text_is_refused_with_the_reason() {
         let query = "a query or fragment is not part of an address";
         let port = "a port is a number from 1 to 65535";
-        let general = "use host:port, [v6]:port, or an http:// or https:// URL";
+        let general = "use host:port, [v6]:port, an http(s):// URL or unix:/path";
         for (text, reason) in [
             ("", general),
             (":9091", general),

@@ -103,8 +103,8 @@ fn describe_certificate_error(error: &CertificateError, side: Side) -> String {
     use CertificateError::*;
     let text = format!("{:.MAX_TEXT$}", error.to_string());
     let why = match error {
-        // A CA of the same name, but with another key, makes a bad signature.
-        UnknownIssuer | BadSignature => {
+        // A CA of the same name, but with another key or kind of key, makes a bad signature.
+        UnknownIssuer | BadSignature | UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
             format!("it is from a CA that is not trusted here. Check {}", side.option("cacert"))
         }
         Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. } => {

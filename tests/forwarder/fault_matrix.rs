@@ -546,7 +546,7 @@ fn run(row: &Row, compression: &str, pushgateway: &Server) {
     let says: &[&str] = match row.status {
         0 => &[],
         4 => &["exporter ", " is down: "],
-        5 => &["exporter ", "; nothing was pushed"],
+        5 => &["exporter ", "nothing was pushed: "],
         6 => &["gateway ", " is unreachable: "],
         7 => &["gateway "],
         _ => &[],
