@@ -101,7 +101,9 @@ fn check_type(comment: &str) -> Result<(), &'static str> {
 }
 
 fn check_sample(line: &str) -> Result<(), &'static str> {
-    let is_own = line.trim_start_matches(['{', '"', ' ', '\t']).starts_with(GATEWAYS_OWN);
+    // A name in quotes may stand anywhere among the labels.
+    let is_own =
+        line.starts_with(GATEWAYS_OWN) || line.starts_with('{') && line.contains(GATEWAYS_OWN);
     let problems = [
         (!is_sample(line), "is not a sample"),
         (line.len() > MAX_SAMPLE, "is longer than Prometheus can read"),
@@ -214,6 +216,10 @@ mod tests {
                 "is a metric of the Pushgateway itself",
             ),
             ("{\"pushgateway_http_x\"} 1".to_owned(), "is a metric of the Pushgateway itself"),
+            (
+                "{\"l\"=\"v\" , \"pushgateway_http_x\"} 1".to_owned(),
+                "is a metric of the Pushgateway itself",
+            ),
             (
                 format!("a{{b=\"{}\"}} 1", "x".repeat(16 << 20)),
                 "is longer than Prometheus can read",

@@ -92,7 +92,7 @@ fn open(path: &Path) -> Result<File> {
 }
 
 /// The PID in the file: that of its holder, unless it writes it just now, or of a run that was killed.
-/// Refuses a file that is not a lock file, since it would be overwritten.
+/// Refuses a file with anything but a PID, since it would be overwritten.
 fn read_pid(file: &mut File) -> Result<String> {
     let mut content = Vec::new();
     file.take(16).read_to_end(&mut content)?;

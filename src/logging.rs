@@ -90,8 +90,9 @@ fn mask_secrets(text: &str) -> String {
 pub fn quote(bytes: &[u8]) -> String {
     // The text may be as long as its sender likes.
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_QUOTED as usize)]);
-    // Masked first: a secret that is cut would not be known any more.
-    let text = mask_secrets(&text);
+    // Masked first: a secret that is cut would not be known any more. One that the end of the text cuts is
+    // not shown, either: no secret is longer than half of the text.
+    let text = mask_secrets(&text).chars().take(MAX_QUOTED as usize / 2).collect::<String>();
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut shown = 0;
     // An invisible character is shown as several, which count: system logs cut long lines.

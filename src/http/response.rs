@@ -44,10 +44,8 @@ pub fn values(response: &Response, name: HeaderName) -> String {
 pub fn describe(response: Response, side: Side) -> String {
     let (head, body) = response.into_parts();
     let status = head.status;
-    if status.is_redirection() {
-        let target = head.headers.get(header::LOCATION);
-        let target = target.map_or("nowhere".into(), |target| quote(target.as_bytes()));
-        let option = side.option("addr");
+    if let (true, Some(target)) = (status.is_redirection(), head.headers.get(header::LOCATION)) {
+        let (target, option) = (quote(target.as_bytes()), side.option("addr"));
         return format!("{status}, a redirect to {target}, which is not followed. Check {option}");
     }
     let mut text = Vec::new();
