@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::fake::{Fake, Request, exposition, header, response};
 use crate::fault_matrix::{GOOD, megabytes};
-use crate::host::{fetched_program, require, wait_for};
+use crate::host::{has_newer_pushgateway, has_victoria_metrics, wait_for};
 use crate::run::Run;
 use crate::servers::{Server, families, get};
 
@@ -76,19 +76,6 @@ pub fn pushed_text(push: &Request, compression: &str) -> Vec<u8> {
     GzDecoder::new(&mut compressed).read_to_end(&mut text).unwrap();
     assert!(compressed.is_empty(), "more bytes follow");
     text
-}
-
-pub fn has_newer_pushgateway() -> bool {
-    let program = fetched_program("pushgateway-newer");
-    require(program.is_file(), "Pushgateway 1.11.1 or newer: tests/newer-programs.sh gets it")
-}
-
-fn has_victoria_metrics() -> bool {
-    let are_there = ["victoria-metrics", "vmagent"].map(|name| fetched_program(name).is_file());
-    require(
-        are_there == [true; 2],
-        "VictoriaMetrics 1.84 or newer: tests/newer-programs.sh gets it",
-    )
 }
 
 fn run(exporter: &str, gateway: &str, compression: &str) -> Run {

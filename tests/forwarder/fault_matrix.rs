@@ -13,9 +13,9 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::compression::{COMPRESSIONS, gzip, has_newer_pushgateway, pushed_text};
+use crate::compression::{COMPRESSIONS, gzip, pushed_text};
 use crate::fake::{Fake, Request, drip, exposition, hang, read_head, reset, response};
-use crate::host::unused_address;
+use crate::host::{has_newer_pushgateway, unused_address};
 use crate::run::Run;
 use crate::servers::{Server, families};
 

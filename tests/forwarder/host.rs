@@ -56,6 +56,20 @@ pub fn fetched_program(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name(name)
 }
 
+/// Whether a test can use a newer Pushgateway than the distribution's.
+pub fn has_newer_pushgateway() -> bool {
+    let program = fetched_program("pushgateway-newer");
+    require(program.is_file(), "Pushgateway 1.11.1 or newer: tests/newer-programs.sh gets it")
+}
+
+pub fn has_victoria_metrics() -> bool {
+    let are_there = ["victoria-metrics", "vmagent"].map(|name| fetched_program(name).is_file());
+    require(
+        are_there == [true; 2],
+        "VictoriaMetrics 1.84 or newer: tests/newer-programs.sh gets it",
+    )
+}
+
 /// Whether a test can have its own namespaces on this machine.
 pub fn has_namespaces() -> bool {
     let kinds = ["--mount", "--net", "ip", "link"];

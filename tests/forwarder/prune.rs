@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use crate::fake::{Fake, date, exposition, hang, response};
-use crate::host::{fetched_program, require, unused_address, wait_for};
+use crate::host::{has_newer_pushgateway, unused_address, wait_for};
 use crate::run::{FORWARDER, Run};
 use crate::servers::Server;
 
@@ -175,8 +175,7 @@ fn stale_groups_with_every_kind_of_key_are_deleted_and_fresh_ones_stay() {
 
 #[test]
 fn group_with_a_label_name_in_utf8_is_deleted() {
-    let has_program = fetched_program("pushgateway-newer").is_file();
-    if !require(has_program, "a newer Pushgateway: tests/newer-programs.sh gets it") {
+    if !has_newer_pushgateway() {
         return;
     }
     let gateway = Server::newer_pushgateway(&["--push.enable-utf8-names"]);

@@ -5,21 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use crate::fake::{Fake, Request};
-use crate::host::{fetched_program, require, wait_for};
+use crate::host::{has_victoria_metrics, wait_for};
 use crate::run::Run;
 use crate::servers::{Server, get, query_all};
 
 /// The paths below which VictoriaMetrics accepts the URLs of a Pushgateway.
 const SINGLE: &str = "/api/v1/import/prometheus";
 const CLUSTER: &str = "/insert/0/prometheus/api/v1/import/prometheus";
-
-fn has_victoria_metrics() -> bool {
-    let is_fetched = |name| fetched_program(name).is_file();
-    require(
-        ["victoria-metrics", "vmagent"].into_iter().all(is_fetched),
-        "VictoriaMetrics 1.84 or newer: tests/newer-programs.sh gets it",
-    )
-}
 
 /// The result of a query: the labels of each series, and its value.
 fn values(server: &Server, promql: &str) -> BTreeMap<String, f64> {
