@@ -4,11 +4,9 @@
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Child, Command};
 use std::thread;
 
@@ -17,7 +15,7 @@ use rustix::process::geteuid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::fake::{Fake, drip, exposition, hang, read_head, response};
+use crate::fake::{Fake, drip, exposition, hang, response};
 use crate::host::{program, require, unused_address, wait_for};
 use crate::run::{Ended, Run, copy_program};
 use crate::servers::Server;
@@ -64,16 +62,6 @@ impl Drop for ActivatedExporter {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-/// Calls `behave` with each connection to a new socket at `path`. The type of the stream is that of the fakes.
-fn serve(path: &Path, behave: impl Fn(&mut TcpStream) + Send + 'static) {
-    let listener = UnixListener::bind(path).unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            behave(&mut OwnedFd::from(stream.unwrap()).into());
-        }
-    });
 }
 
 /// The samples of a group, without those that differ from scrape to scrape.
@@ -171,12 +159,11 @@ fn socket_of_another_user_is_down() {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
     let socket = directory.path().join("socket");
-    serve(&socket, |stream| {
-        read_head(stream);
+    let exporter = Fake::on_socket(&socket, |stream| {
         stream.write_all(&exposition("a 1\n")).unwrap();
     });
     fs::set_permissions(&socket, Permissions::from_mode(0o600)).unwrap();
-    let addr = format!("unix:{}", socket.display());
+    let addr = exporter.addr;
     let program = copy_program(directory.path());
     let dry_run = |user: u32| {
         let mut command = Command::new(&program);
@@ -227,12 +214,7 @@ fn response_that_cannot_be_used_is_refused_as_over_tcp() {
     ];
     for (behave, status, why) in cases {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("socket");
-        serve(&path, move |stream| {
-            read_head(stream);
-            behave(stream);
-        });
-        let addr = format!("unix:{}", path.display());
+        let addr = Fake::on_socket(&directory.path().join("socket"), behave).addr;
         let run = Run::new(&addr, &unused_address()).env("EXPORTER_MAX_BYTES", "100");
         let ended = run.env("EXPORTER_SCRAPE_TIMEOUT", "0.5").end();
         ended.failed(status, &["exporter", &addr, why]);
@@ -249,8 +231,13 @@ fn cut(mut response: Vec<u8>) -> Vec<u8> {
 fn exporter_that_resets_the_connection_is_down() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("socket");
-    // The rest of the request is unread, so the end is a reset.
-    serve(&path, |stream| stream.read_exact(&mut [0]).unwrap());
+    let listener = UnixListener::bind(&path).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            // The rest of the request is unread, so the end is a reset.
+            stream.unwrap().read_exact(&mut [0]).unwrap();
+        }
+    });
     let addr = format!("unix:{}", path.display());
     let ended = Run::new(&addr, &unused_address()).end();
     ended.failed(4, &["exporter", &addr, "is down", "gone during the scrape"]);
