@@ -10,12 +10,19 @@ use ureq::http::request::Builder;
 use ureq::http::{Method, Request, StatusCode, Uri, header};
 
 use crate::exposition::{CONTENT_TYPE, Exposition};
+use crate::group::Group;
 use crate::http::{Address, Client, Response, Side, check_coding, describe_response, is_framed};
 use crate::logging::{MAX_QUOTED, quote};
 use crate::status::{Failures, Status};
 
 /// What to do if a compressed push does not parse from its first byte on.
 const GZIP: &str = ". For a gateway before 1.5.0, set --pgw-compression (PGW_COMPRESSION) to none";
+
+/// A report, up to the status.
+const REPORT: &str = "\
+# HELP pgw_forwarder_exit_status Exit status of the last run that could not scrape its exporter.
+# TYPE pgw_forwarder_exit_status gauge
+pgw_forwarder_exit_status";
 
 /// A gateway, and how to speak to it.
 pub struct Gateway {
@@ -34,17 +41,18 @@ pub struct Gateway {
 impl Gateway {
     /// Pushes an exposition to this node's group.
     pub fn push(&self, exposition: &Exposition) -> Result<()> {
-        let mut request =
-            Request::builder().method(&self.method).header(header::CONTENT_TYPE, CONTENT_TYPE);
-        if exposition.is_gzip {
-            request = request.header(header::CONTENT_ENCODING, "gzip");
-        }
-        self.change(&self.url, request, Some(exposition))
+        self.store(&self.url, &self.method, exposition)
     }
 
-    /// Deletes the group at `url`.
-    pub fn delete(&self, url: &Uri) -> Result<()> {
-        self.change(url, Request::builder().method(Method::DELETE), None)
+    /// Pushes the status of a run that could not scrape its exporter, to a group of its own.
+    pub fn report(&self, group: &Group, status: Status) -> Result<()> {
+        let body = format!("{REPORT} {}\n", status as u8).into_bytes();
+        self.store(&self.url_of(group)?, &Method::PUT, &Exposition { body, is_gzip: false })
+    }
+
+    /// Deletes a group.
+    pub fn delete(&self, group: &Group) -> Result<()> {
+        self.change(&self.url_of(group)?, Request::builder().method(Method::DELETE), None)
     }
 
     /// The metrics of all groups: the head of the response, and a body that shows whether it is complete.
@@ -78,10 +86,23 @@ impl Gateway {
         Status::GatewayRefused.error(format!("{} {why}", self.name()))
     }
 
+    fn url_of(&self, group: &Group) -> Result<Uri> {
+        self.address.join(&group.path()).map_err(|why| Status::GatewayRefused.error(why))
+    }
+
     fn name(&self) -> String {
         // A grouping key may be as long as a gateway takes it.
         let url = self.url.to_string();
         format!("gateway {url:.1000}{}", self.client.via())
+    }
+
+    fn store(&self, url: &Uri, method: &Method, exposition: &Exposition) -> Result<()> {
+        let mut request =
+            Request::builder().method(method).header(header::CONTENT_TYPE, CONTENT_TYPE);
+        if exposition.is_gzip {
+            request = request.header(header::CONTENT_ENCODING, "gzip");
+        }
+        self.change(url, request, Some(exposition))
     }
 
     /// Sends a request that changes a group, and checks that the gateway has made the change. A gateway's
@@ -133,9 +154,9 @@ impl Gateway {
 pub fn for_each_gateway(
     gateways: &[Gateway],
     action: impl Fn(&Gateway) -> Result<()> + Sync,
-) -> Result<(), Failures> {
+) -> Result<Status, Failures> {
     let Some((first, others)) = gateways.split_first() else {
-        return Ok(());
+        return Ok(Status::Done);
     };
     let action = &action;
     let failures: Vec<_> = thread::scope(|scope| {
@@ -150,7 +171,7 @@ pub fn for_each_gateway(
         iter::once(first).chain(others).filter_map(Result::err).collect()
     });
     match failures.is_empty() {
-        true => Ok(()),
+        true => Ok(Status::Done),
         false => Err(Failures(failures)),
     }
 }

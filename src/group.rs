@@ -1,11 +1,16 @@
 //! The grouping key: the labels under which a gateway keeps what was pushed together.
 
+use std::mem;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// Everything but RFC 3986's unreserved characters is percent-encoded.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The label of a report that names the job of the node's own group.
+const FORWARDED_JOB: &str = "forwarded_job";
 
 /// A grouping key in its one canonical order: job, instance, the other labels by name.
 #[derive(Debug)]
@@ -29,6 +34,9 @@ impl Group {
             if name == "job" || name == "instance" {
                 return Err(format!("{name} has an option of its own: --pgw-{name}"));
             }
+            if name == FORWARDED_JOB {
+                return Err(format!("{name} is the label of reports"));
+            }
             others.push((name.to_owned(), value.to_owned()));
         }
         others.sort();
@@ -47,6 +55,14 @@ impl Group {
             (rank(a), a).cmp(&(rank(b), b))
         });
         Group(labels)
+    }
+
+    /// The group of the reports about this one: the same, but for the job.
+    pub fn report(&self) -> Group {
+        let mut labels = self.0.clone();
+        let job = mem::replace(&mut labels[0].1, "pgw_forwarder".into());
+        labels.push((FORWARDED_JOB.into(), job));
+        Group::of(labels)
     }
 
     /// The path of the group below the gateway's address, by the rules of
@@ -155,6 +171,14 @@ mod tests {
     }
 
     #[test]
+    fn report_is_of_another_job_and_has_all_labels() {
+        let labels = ["zone=eu".to_owned(), "a=1".to_owned()];
+        let report = Group::new("a/b", "i", &labels).unwrap().report();
+        let url = "metrics/job/pgw_forwarder/instance/i/a/1/forwarded_job@base64/YS9i/zone/eu";
+        assert_eq!(report.path(), url);
+    }
+
+    #[test]
     fn bad_label_is_refused() {
         for labels in [
             &["a"][..],
@@ -165,6 +189,7 @@ mod tests {
             &["ä=v"],
             &["job=v"],
             &["instance=v"],
+            &["forwarded_job=v"],
             &["a=1", "a=2"],
         ] {
             let labels: Vec<_> = labels.iter().map(|l| (*l).to_owned()).collect();

@@ -18,10 +18,11 @@ use std::process::{self, ExitCode};
 use std::{env, panic, thread};
 
 use anyhow::{Context, Result, anyhow};
-use log::info;
+use log::{info, warn};
 
 use cli::{Cli, Compression};
 use gateway::{Gateway, for_each_gateway};
+use group::Group;
 use lock::Lock;
 use prune::Rule;
 use status::{Failures, Status};
@@ -30,8 +31,7 @@ fn main() -> ExitCode {
     // A bug has a status, too, and one line.
     panic::set_hook(Box::new(|bug| {
         let failures = Failures::from(anyhow!("this is a bug, please report it: {bug}"));
-        failures.messages().for_each(|message| logging::print_error(&message));
-        process::exit(failures.status() as i32);
+        process::exit(failures.print(false) as i32);
     }));
     let (is_quiet, result) = match Cli::load() {
         Ok(cli) => (cli.quiet, run(&cli)),
@@ -45,16 +45,10 @@ fn main() -> ExitCode {
             (is_quiet, Err(Status::Usage.error(cli::explain(&e)).into()))
         }
     };
-    let Err(failures) = result else {
-        return Status::Done.into();
-    };
-    if !is_quiet {
-        failures.messages().for_each(|message| logging::print_error(&message));
-    }
-    failures.status().into()
+    result.unwrap_or_else(|failures| failures.print(is_quiet)).into()
 }
 
-fn run(cli: &Cli) -> Result<(), Failures> {
+fn run(cli: &Cli) -> Result<Status, Failures> {
     logging::init(cli.level()).map_err(|why| Status::Usage.error(why))?;
     if let Some(rule) = cli.prune_rule() {
         return prune(cli, &rule);
@@ -66,27 +60,45 @@ fn run(cli: &Cli) -> Result<(), Failures> {
     if cli.dry_run {
         exporter.probe()?;
         print(&exporter.scrape()?.body)?;
-        return Ok(());
+        return Ok(Status::Done);
     }
     let _locks = take_locks(cli, &gateways)?;
     if cli.delete {
-        return for_each_gateway(&gateways, |gateway| gateway.delete(&gateway.url));
+        return for_each_gateway(&gateways, |gateway| {
+            gateway.delete(&group)?;
+            gateway.delete(&group.report())
+        });
     }
     let pause = cli.splay.mul_f64(group.share());
     if !pause.is_zero() {
         info!("sleeping {pause:.1?} of a splay of {:?}", cli.splay);
         thread::sleep(pause);
     }
-    exporter.probe()?;
-    let mut exposition = exporter.scrape()?;
+    let mut exposition = match exporter.probe().and_then(|()| exporter.scrape()) {
+        Err(e) if cli.report_failures => return Ok(report(cli, &gateways, &group, e)),
+        scraped => scraped?,
+    };
     if cli.pgw_compression == Compression::Gzip {
         exposition = exposition.compress().context("cannot compress")?;
     }
     for_each_gateway(&gateways, |gateway| gateway.push(&exposition))
 }
 
+/// Prints why there is nothing to push, and reports it, if it is about the exporter, to each gateway.
+fn report(cli: &Cli, gateways: &[Gateway], group: &Group, error: anyhow::Error) -> Status {
+    let status = Failures::from(error).print(cli.quiet);
+    if matches!(status, Status::ExporterDown | Status::ScrapeUnusable) {
+        let reported =
+            for_each_gateway(gateways, |gateway| gateway.report(&group.report(), status));
+        for e in reported.err().into_iter().flat_map(|failures| failures.0) {
+            warn!("the failure was not reported: {e:#}");
+        }
+    }
+    status
+}
+
 /// Deletes the stale groups of each gateway, or lists them.
-fn prune(cli: &Cli, rule: &Rule) -> Result<(), Failures> {
+fn prune(cli: &Cli, rule: &Rule) -> Result<Status, Failures> {
     let gateways = cli.gateways("metrics")?;
     if !cli.dry_run {
         let _locks = take_locks(cli, &gateways)?;

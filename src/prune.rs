@@ -92,11 +92,7 @@ pub fn prune(gateway: &Gateway, rule: &Rule) -> Result<()> {
 /// Deletes a group; whether the gateway accepted that.
 fn delete(gateway: &Gateway, stale: &StaleGroup) -> Result<bool> {
     for group in parse_key(&stale.labels).map(possible_groups).into_iter().flatten() {
-        let deleted = match gateway.address.join(&group.path()) {
-            Ok(url) => gateway.delete(&url),
-            Err(why) => Err(Status::GatewayRefused.error(why)),
-        };
-        match deleted {
+        match gateway.delete(&group) {
             Err(e) if Status::of(&e) == Status::GatewayRefused => {
                 warn!("not deleted: {stale}: {e:#}");
                 return Ok(false);

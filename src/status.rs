@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::logging::print_error;
+
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
@@ -78,9 +80,13 @@ impl Failures {
         self.0.iter().map(Status::of).max().unwrap_or(Status::Unexpected)
     }
 
-    /// A line for each failure, with its status, which a log would otherwise not show.
-    pub fn messages(&self) -> impl Iterator<Item = String> {
-        self.0.iter().map(|e| format!("{e:#}. (exit status {})", Status::of(e) as u8))
+    /// Prints a line for each failure, with its status, which a log would otherwise not show, unless the
+    /// user wants none. Returns the status of the run.
+    pub fn print(&self, is_quiet: bool) -> Status {
+        for e in self.0.iter().filter(|_| !is_quiet) {
+            print_error(&format!("{e:#}. (exit status {})", Status::of(e) as u8));
+        }
+        self.status()
     }
 }
 
@@ -124,7 +130,7 @@ mod tests {
             assert_eq!(Failures(failures.collect()).status(), expected);
         }
         let one = Failures::from(Usage.error("no"));
-        assert_eq!(one.messages().collect::<Vec<_>>(), ["no. (exit status 2)"]);
+        assert_eq!(one.status(), Usage);
         assert_eq!(Failures::from(anyhow::anyhow!("odd")).status(), Unexpected);
     }
 }

@@ -114,6 +114,12 @@ pub struct Cli {
     #[arg(default_value = "10", value_parser = values::limit, allow_hyphen_values = true)]
     push_timeout: Duration,
 
+    /// If the exporter is down (exit status 4) or its response unusable (5), push that status to a group of
+    /// its own: job pgw_forwarder, forwarded_job JOB
+    #[arg(long, env = "PGW_REPORT_FAILURES", help_heading = "Gateway")]
+    #[arg(value_parser = BoolishValueParser::new())]
+    pub report_failures: bool,
+
     #[arg(skip)]
     gateway_access: Access,
 
