@@ -12,6 +12,7 @@ main() {
     case $action in
         install) join ;;
         uninstall) leave ;;
+        run) run_once ;;
         demo)
             [ -f deploy/demo.sh ] || err "--demo: the demo is part of a checkout only"
             . deploy/demo.sh && demo
@@ -23,6 +24,7 @@ main() {
 usage() {
     cat <<'USAGE'
 Usage: sudo ./install.sh --pgw-addr ADDR [OPTION...]
+       sudo ./install.sh --run
        sudo ./install.sh --uninstall [--keep-metrics] [--purge]
        ./install.sh --demo
 
@@ -41,6 +43,7 @@ port of it is open. Run it again, also after an interruption, and the same is th
   --pgw-cert FILE, --pgw-key FILE  this node's own certificate, and its key
                          (all of these are copied to where only cron's user can read them)
   --exporter-addr ADDR   where node_exporter listens (127.0.0.1:9014)
+  --exporter-metric PATH  the path of its metrics, which may select some: 'metrics?collect[]=cpu'
   --compression none|gzip  compress pushes or not (gzip, if the first push shows that it works)
   --schedule 'M H D M W' when cron runs it ('*/1 * * * *')
   --splay SECONDS        spread the fleet's pushes over this many seconds after that (30, or what the
@@ -51,6 +54,7 @@ port of it is open. Run it again, also after an interruption, and the same is th
   --no-exporter          an exporter is at --exporter-addr already: install none
   --exporter-bin FILE    use this node_exporter, not the distribution's
   --dry-run              print each step, and do none
+  --run                  run what cron runs, as cron's user, without the splay; and show what it does
   --uninstall            take the node out again, and its metrics from the gateway
   --keep-metrics         with --uninstall: leave the metrics on the gateway
   --purge                with --uninstall: remove the packages too that this script installed
@@ -70,14 +74,14 @@ read_options() {
     action=install dry_run='' no_exporter='' keep_metrics='' purge=''
     pgw_addr='' pgw_job='' pgw_instance='' pgw_labels='' compression='' splay='' extra=''
     pgw_user='' pgw_password_file='' pgw_token_file='' pgw_cacert='' pgw_cert='' pgw_key=''
-    exporter_addr=127.0.0.1:9014 exporter_bin='' schedule='*/1 * * * *'
+    exporter_addr=127.0.0.1:9014 exporter_metric='' exporter_bin='' schedule='*/1 * * * *'
     prefix=/usr/local user=pgw-forwarder
     while [ $# -gt 0 ]; do
         option=$1
         shift
         case $option in
             -h | --help) usage && exit 0 ;;
-            --demo | --uninstall) action=${option#--} && continue ;;
+            --demo | --run | --uninstall) action=${option#--} && continue ;;
             --packages)
                 [ $# -gt 0 ] || wrong "--packages: which?"
                 action=packages packages=$*
@@ -112,6 +116,7 @@ read_options() {
             --pgw-cert) pgw_cert=$(absolute "$value") ;;
             --pgw-key) pgw_key=$(absolute "$value") ;;
             --exporter-addr) exporter_addr=$value ;;
+            --exporter-metric) exporter_metric=$value ;;
             --compression) compression=$value ;;
             --schedule) schedule=$value ;;
             --splay) splay=$value ;;
@@ -124,7 +129,7 @@ read_options() {
         [ -n "$value" ] || wrong "$option: its value is empty"
     done
     case $action$dry_run in
-        demoyes | packagesyes) wrong "--dry-run goes with installing and uninstalling only" ;;
+        demoyes | packagesyes | runyes) wrong "--dry-run goes with installing and uninstalling only" ;;
     esac
 }
 
@@ -220,6 +225,15 @@ leave() {
     [ ! -d "$state" ] || step "remove $state" rm -rf "$state"
 }
 
+# Runs what cron runs, and ends with its status.
+run_once() {
+    [ "$(id -u)" = 0 ] || err "--run needs root, to become cron's user. Run: sudo $0 --run"
+    [ -f "$cron_file" ] || err "$cron_file is missing. Run install.sh with --pgw-addr first"
+    settings=$cron_file status=0
+    as_cron -v || status=$?
+    exit "$status"
+}
+
 remove_unit() {
     is_ours "$unit_file" && [ -f "$unit_file" ] || return 0
     step "stop and disable exporter.service" systemctl --quiet disable --now exporter.service
@@ -309,7 +323,7 @@ check_options() {
         '' | [!a-z_]* | *[!a-z0-9_-]*) wrong "--user: $user is no name of a user" ;;
     esac
     is_schedule || wrong "--schedule: $schedule is no schedule of cron's"
-    for value in "$pgw_addr" "$pgw_job" "$pgw_instance" "$pgw_labels" "$pgw_user"; do
+    for value in "$pgw_addr" "$pgw_job" "$pgw_instance" "$pgw_labels" "$pgw_user" "$exporter_metric"; do
         case $value in
             [\ \"\']*\"*\'* | [\ \"\']*\'*\"* | *\"*\'*[\ \"\'] | *\'*\"*[\ \"\'])
                 wrong "$value: cron has no way to write both kinds of quotes and one at an end"
@@ -643,7 +657,7 @@ keys() {
 make_crontab() {
     PGW_CACERT=$1 PGW_USER=$pgw_user PGW_PASSWORD_FILE=$2 PGW_TOKEN_FILE=$3 PGW_CERT=$4 PGW_KEY=$5 \
     PGW_ADDR=$pgw_addr PGW_JOB=$pgw_job PGW_INSTANCE=$pgw_instance PGW_LABELS=$pgw_labels \
-        EXPORTER_ADDR=$exporter_addr PGW_COMPRESSION=$compression FORWARDER_SPLAY=$splay \
+        EXPORTER_ADDR=$exporter_addr EXPORTER_METRIC=$exporter_metric PGW_COMPRESSION=$compression FORWARDER_SPLAY=$splay \
         SCHEDULE=$schedule CRON_USER=$user PROGRAM=$prefix/bin/pgw-forwarder EXTRA=$extra \
         awk '
         /^#?[A-Z_]+=/ {

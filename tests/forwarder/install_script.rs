@@ -140,7 +140,7 @@ impl Front {
         let fake = Fake::meddling(&gateway.addr, move |request| {
             let compression = request.header("content-encoding").unwrap_or("none").to_owned();
             let refused = compression == "gzip" && !takes_gzip;
-            if request.method() == "POST" {
+            if request.method() == "PUT" {
                 let crontab = fs::read_to_string(&cron_file).unwrap_or_default();
                 let next = variable(&crontab, "PGW_COMPRESSION").unwrap_or_default().to_owned();
                 seen.lock().unwrap().push([compression, next]);

@@ -102,7 +102,7 @@ impl Scene {
     fn pushed_bytes(&self) -> f64 {
         let page = self.gateway.page("/metrics");
         let value = |name: &str| -> f64 {
-            let name = format!("pushgateway_http_push_size_bytes_{name}{{method=\"post\"}} ");
+            let name = format!("pushgateway_http_push_size_bytes_{name}{{method=\"put\"}} ");
             let line = page.lines().find_map(|line| line.strip_prefix(&name));
             line.unwrap().parse().unwrap()
         };
