@@ -44,6 +44,8 @@ fn boot() -> Machine {
         (&source.join("install.sh"), "install.sh"),
         (&source.join("crontab.example"), "crontab.example"),
         (&source.join("deploy/node/exporter.service"), "deploy/node/exporter.service"),
+        (&source.join("deploy/node/exporter.socket"), "deploy/node/exporter.socket"),
+        (&source.join("deploy/node/sysusers.conf"), "deploy/node/sysusers.conf"),
     ])
 }
 
