@@ -11,7 +11,7 @@ use std::{fs, thread};
 
 use serde_json::Value;
 
-use crate::booted_machine::{INSIDE, Machine, OUTSIDE, enter_own_namespaces, unmet_requirement};
+use crate::booted_machine::{INSIDE, Machine, OUTSIDE, Suite, on_each_suite, unmet_requirement};
 use crate::host::require;
 use crate::run::FORWARDER;
 use crate::servers::Server;
@@ -27,6 +27,13 @@ PGW_INSTANCE='n4'
 http://$PGW_ADDR/metrics/job/$PGW_JOB/instance/${PGW_INSTANCE}
 ";
 
+on_each_suite! {
+    node_joins_with_one_command_and_leaves_no_trace,
+    node_and_exporter_return_after_a_reboot,
+    node_recovers_from_a_cut_link_and_a_hanging_gateway,
+    only_the_user_of_cron_can_read_credentials,
+}
+
 /// A node and its monitoring host.
 struct Scene {
     machine: Machine,
@@ -37,21 +44,24 @@ struct Scene {
 }
 
 /// Boots a machine with a release bundle.
-fn boot() -> Machine {
+fn boot(suite: Suite) -> Machine {
     let source = Path::new(env!("CARGO_MANIFEST_DIR"));
-    Machine::boot(&[
-        (Path::new(FORWARDER), "pgw-forwarder"),
-        (&source.join("install.sh"), "install.sh"),
-        (&source.join("crontab.example"), "crontab.example"),
-        (&source.join("deploy/node/exporter.service"), "deploy/node/exporter.service"),
-        (&source.join("deploy/node/exporter.socket"), "deploy/node/exporter.socket"),
-        (&source.join("deploy/node/sysusers.conf"), "deploy/node/sysusers.conf"),
-    ])
+    Machine::boot(
+        suite,
+        &[
+            (Path::new(FORWARDER), "pgw-forwarder"),
+            (&source.join("install.sh"), "install.sh"),
+            (&source.join("crontab.example"), "crontab.example"),
+            (&source.join("deploy/node/exporter.service"), "deploy/node/exporter.service"),
+            (&source.join("deploy/node/exporter.socket"), "deploy/node/exporter.socket"),
+            (&source.join("deploy/node/sysusers.conf"), "deploy/node/sysusers.conf"),
+        ],
+    )
 }
 
 impl Scene {
-    fn new() -> Scene {
-        let machine = boot();
+    fn new(suite: Suite) -> Scene {
+        let machine = boot(suite);
         let gateway = Server::pushgateway_on(OUTSIDE, &[]);
         let prometheus = Server::prometheus(&gateway, None);
         Scene { machine, gateway, prometheus, groups: Cell::new(1) }
@@ -168,25 +178,14 @@ fn written(machine: &Machine) -> Vec<(u64, i64, i64)> {
     found.map(|m| (m.ino(), m.mtime(), m.mtime_nsec())).into()
 }
 
-/// Whether this is the run of a test in its own namespaces, where a machine can boot.
-fn can_boot(test: &str) -> bool {
-    let unmet = unmet_requirement();
-    require(unmet.is_none(), unmet.as_deref().unwrap_or_default())
-        && enter_own_namespaces(&format!("node_installation::{test}"))
-}
-
 /// Whether this port of the machine accepts a connection from the other end of its link.
 fn is_reachable(port: u16) -> bool {
     let address = SocketAddr::new(INSIDE.parse().unwrap(), port);
     TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
 }
 
-#[test]
-fn node_joins_with_one_command_and_leaves_no_trace() {
-    if !can_boot("node_joins_with_one_command_and_leaves_no_trace") {
-        return;
-    }
-    let scene = Scene::new();
+fn node_joins_with_one_command_and_leaves_no_trace(suite: Suite) {
+    let scene = Scene::new(suite);
     let machine = &scene.machine;
 
     // A dry run lists its steps, and takes none.
@@ -401,12 +400,8 @@ fn node_joins_with_one_command_and_leaves_no_trace() {
     machine.assert_state(&before, "uninstalled");
 }
 
-#[test]
-fn node_and_exporter_return_after_a_reboot() {
-    if !can_boot("node_and_exporter_return_after_a_reboot") {
-        return;
-    }
-    let scene = Scene::new();
+fn node_and_exporter_return_after_a_reboot(suite: Suite) {
+    let scene = Scene::new(suite);
     let machine = &scene.machine;
     let before = scene.join();
 
@@ -437,12 +432,8 @@ fn node_and_exporter_return_after_a_reboot() {
     scene.leave(&before);
 }
 
-#[test]
-fn node_recovers_from_a_cut_link_and_a_hanging_gateway() {
-    if !can_boot("node_recovers_from_a_cut_link_and_a_hanging_gateway") {
-        return;
-    }
-    let scene = Scene::new();
+fn node_recovers_from_a_cut_link_and_a_hanging_gateway(suite: Suite) {
+    let scene = Scene::new(suite);
     let machine = &scene.machine;
     let before = scene.join();
 
@@ -479,12 +470,8 @@ fn node_recovers_from_a_cut_link_and_a_hanging_gateway() {
     scene.leave(&before);
 }
 
-#[test]
-fn only_the_user_of_cron_can_read_credentials() {
-    if !can_boot("only_the_user_of_cron_can_read_credentials") {
-        return;
-    }
-    let machine = boot();
+fn only_the_user_of_cron_can_read_credentials(suite: Suite) {
+    let machine = boot(suite);
     let files = Files::new();
     let secured = Server::secured_pushgateway(OUTSIDE, &files.file("login.yml"));
     let mutual = Server::secured_pushgateway(OUTSIDE, &files.file("mutual.yml"));
