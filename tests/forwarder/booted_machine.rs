@@ -21,8 +21,10 @@ pub const OUTSIDE: &str = "10.213.0.1";
 /// The time limit of a command on the machine.
 const MAX_SECONDS: &str = "300";
 
-/// The packages that install.sh installs, and a second exporter. The image has downloaded them, not
-/// installed them.
+/// The packages that a machine has in addition to the minimum.
+const INSTALLED: &str = "systemd,systemd-sysv,dbus,iproute2,procps,libfaketime";
+
+/// The packages that install.sh installs, and a second exporter. A machine has downloaded, not installed them.
 const DOWNLOADED: &str = "cron prometheus-node-exporter prometheus-process-exporter";
 
 /// The release of Debian on a machine: its systemd, cron and node_exporter.
@@ -142,6 +144,23 @@ impl Machine {
     /// Switches the link "up" or "down".
     pub fn link(&self, state: &str) {
         run_command(&format!("ip link set ve-{} {state}", name()));
+    }
+
+    /// Makes each minute of cron last only so many seconds, whether cron is installed yet or not. No other
+    /// program's clock changes, not even that of cron's jobs: they get an environment of their own.
+    pub fn shorten_minutes_of_cron(&self, seconds: u32) {
+        let file = self.file("/etc/systemd/system/cron.service.d/faketime.conf");
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        // Otherwise the times of unchanged files would differ at each reading.
+        let unit = format!(
+            "[Service]\nEnvironment=NO_FAKE_STAT=1 \"FAKETIME=+0 x{}\"\n\
+             Environment=LD_PRELOAD=/usr/$LIB/faketime/libfaketime.so.1\n",
+            60.0 / f64::from(seconds)
+        );
+        fs::write(file, unit).unwrap();
+        self.succeed(
+            "systemctl daemon-reload; ! systemctl --quiet is-active cron || systemctl restart cron",
+        );
     }
 
     /// The PID of the machine's first process on the host.
@@ -291,8 +310,8 @@ pub fn image(suite: Suite) -> PathBuf {
     // Several tests need it, in two processes of tests/run.sh.
     let lock = File::create(image.with_extension("lock")).unwrap();
     flock(&lock, FlockOperation::LockExclusive).unwrap();
-    let downloaded = "root/downloaded";
-    if fs::read_to_string(image.join(downloaded)).is_ok_and(|packages| packages == DOWNLOADED) {
+    let (list, packages) = ("root/packages", format!("{INSTALLED}\n{DOWNLOADED}\n"));
+    if fs::read_to_string(image.join(list)).is_ok_and(|made_with| made_with == packages) {
         return image;
     }
     let new = image.with_extension("new");
@@ -300,15 +319,12 @@ pub fn image(suite: Suite) -> PathBuf {
         let _ = fs::remove_dir_all(old);
     }
     let path = new.display();
-    run_command(&format!(
-        "debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,iproute2,procps \
-         {suite} {path}"
-    ));
+    run_command(&format!("debootstrap --variant=minbase --include={INSTALLED} {suite} {path}"));
     run_command(&format!("chroot {path} apt-get -q update"));
     run_command(&format!(
         "chroot {path} apt-get -qy install --download-only --no-install-recommends {DOWNLOADED}"
     ));
-    fs::write(new.join(downloaded), DOWNLOADED).unwrap();
+    fs::write(new.join(list), packages).unwrap();
     fs::write(new.join("etc/hostname"), "node.example\n").unwrap();
     fs::write(new.join("etc/hosts"), "127.0.0.1 localhost\n").unwrap();
     let network = format!("[Match]\nName=host0\n[Network]\nAddress={INSIDE}/24\n");

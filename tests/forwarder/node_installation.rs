@@ -39,6 +39,8 @@ struct Scene {
     machine: Machine,
     gateway: Server,
     prometheus: Server,
+    /// More options of each install.sh.
+    options: &'static str,
     /// The number of groups that cron pushes.
     groups: Cell<usize>,
 }
@@ -64,12 +66,20 @@ impl Scene {
         let machine = boot(suite);
         let gateway = Server::pushgateway_on(OUTSIDE, &[]);
         let prometheus = Server::prometheus(&gateway, None);
-        Scene { machine, gateway, prometheus, groups: Cell::new(1) }
+        Scene { machine, gateway, prometheus, options: "", groups: Cell::new(1) }
+    }
+
+    /// A scene for stories that wait for several runs of cron, but are not about its schedule.
+    fn with_short_minutes(suite: Suite) -> Scene {
+        let scene = Scene::new(suite);
+        scene.machine.shorten_minutes_of_cron(5);
+        Scene { options: "--splay 0", ..scene }
     }
 
     /// The command of install.sh with this node's arguments, and more.
     fn install(&self, more: &str) -> String {
-        format!("bundle/install.sh --pgw-addr {} --pgw-instance n4 {more}", self.gateway.addr)
+        let Scene { gateway, options, .. } = self;
+        format!("bundle/install.sh --pgw-addr {} --pgw-instance n4 {options} {more}", gateway.addr)
     }
 
     /// Installs the packages, and then pgw-forwarder. Returns the state between the two.
@@ -401,7 +411,7 @@ fn node_joins_with_one_command_and_leaves_no_trace(suite: Suite) {
 }
 
 fn node_and_exporter_return_after_a_reboot(suite: Suite) {
-    let scene = Scene::new(suite);
+    let scene = Scene::with_short_minutes(suite);
     let machine = &scene.machine;
     let before = scene.join();
 
@@ -433,7 +443,7 @@ fn node_and_exporter_return_after_a_reboot(suite: Suite) {
 }
 
 fn node_recovers_from_a_cut_link_and_a_hanging_gateway(suite: Suite) {
-    let scene = Scene::new(suite);
+    let scene = Scene::with_short_minutes(suite);
     let machine = &scene.machine;
     let before = scene.join();
 
