@@ -24,6 +24,7 @@ mod run;
 mod servers;
 mod several_gateways;
 mod small_exporters;
+mod stale_series;
 mod tls_and_credentials;
 mod unchecked_gateway;
 mod unix_socket;
