@@ -20,6 +20,7 @@ mod name_resolution;
 mod node_installation;
 mod options;
 mod prune;
+mod remote_write;
 mod run;
 mod servers;
 mod several_gateways;
