@@ -21,6 +21,7 @@ mod node_dashboards;
 mod node_installation;
 mod options;
 mod prune;
+mod remote_write;
 mod run;
 mod servers;
 mod several_gateways;
