@@ -20,6 +20,7 @@ mod name_resolution;
 mod node_installation;
 mod options;
 mod prune;
+mod reports;
 mod run;
 mod servers;
 mod several_gateways;
