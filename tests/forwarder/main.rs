@@ -22,6 +22,7 @@ mod node_installation;
 mod options;
 mod prune;
 mod remote_write;
+mod reports;
 mod run;
 mod servers;
 mod several_gateways;
