@@ -225,9 +225,12 @@ impl Server {
             }
             let mut rules = deployed("rules/pushed.yaml");
             rules = replace(&rules, "bool 150", &format!("bool {OLD}"));
-            for (from, to) in
-                [("for: 90s", "for: 1s"), ("for: 2m", "for: 2s"), ("for: 3m", "for: 3s")]
-            {
+            for (from, to) in [
+                ("for: 90s", "for: 1s"),
+                ("for: 2m", "for: 2s"),
+                ("for: 3m", "for: 3s"),
+                ("for: 5m", "for: 5s"),
+            ] {
                 rules = replace(&rules, from, to);
             }
             fs::create_dir(directory.join("rules")).unwrap();
