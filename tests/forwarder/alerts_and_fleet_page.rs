@@ -140,9 +140,7 @@ fn stop_nodes(gateway: Server, alertmanager: &Server, prometheus: &Server) {
     prometheus.query("absent({exported_job=~\".+\"})");
     prometheus.query("count(node_load1) == 3");
     prometheus.query("absent(ALERTS)");
-    wait_for("3 pushing nodes on the page", || {
-        page().contains("3 nodes push, none stopped").then_some(())
-    });
+    wait_for("3 pushing nodes on the page", || page().contains("<b>3</b> up").then_some(()));
 
     // A node cannot push metrics that Prometheus itself makes.
     let liar = Fake::answering(|_| {
@@ -169,10 +167,10 @@ fn stop_nodes(gateway: Server, alertmanager: &Server, prometheus: &Server) {
     prometheus.query("count(ALERTS) == 1");
     wait_for("a stopped node on the page", || {
         let page = page();
-        let gone = page.find("class=\"gone\"")?;
+        let gone = page.find("<tr class=\"stopped\">")?;
         // It is the first.
         let (n3, n1) = (page.find("n3.example")?, page.find("n1.example")?);
-        (gone < n3 && n3 < n1 && page.contains("1 stopped")).then_some(())
+        (gone < n3 && n3 < n1 && page.contains("<b>1</b> stopped")).then_some(())
     });
     up("n1.example", 1);
     up("n2.example", 1);
@@ -195,9 +193,7 @@ fn stop_nodes(gateway: Server, alertmanager: &Server, prometheus: &Server) {
     // It returns.
     let n3 = node("n3.example");
     up("n3.example", 1);
-    wait_for("3 pushing nodes on the page", || {
-        page().contains("3 nodes push, none stopped").then_some(())
-    });
+    wait_for("3 pushing nodes on the page", || page().contains("<b>3</b> up").then_some(()));
 
     // If all stop at once, that is one message.
     drop((n1, n2, n3));

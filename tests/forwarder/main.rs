@@ -9,6 +9,7 @@ mod demo;
 mod exposition_corpus;
 mod fake;
 mod fault_matrix;
+mod fleet_page;
 mod host;
 mod host_conditions;
 mod hostile_servers;

@@ -227,7 +227,9 @@ impl Server {
                 let (from, to) = (format!("{comparison} 150"), format!("{comparison} {OLD}"));
                 rules = replace(&rules, &from, &to);
             }
-            for (from, to) in [("90s", "1s"), ("150s", "2s"), ("2m", "2s"), ("3m", "3s")] {
+            for (from, to) in
+                [("90s", "1s"), ("150s", "2s"), ("2m", "2s"), ("3m", "3s"), ("5m", "5s")]
+            {
                 rules = replace(&rules, &format!("for: {from}"), &format!("for: {to}"));
             }
             fs::create_dir(directory.join("rules")).unwrap();
