@@ -21,6 +21,7 @@ use crate::group::Group;
 use crate::http::{Access, Address, Client, Side};
 use crate::prune::Rule;
 use crate::status::{self, Status};
+use values::{DAY, bytes, seconds};
 
 const PROXIES: &str = "\
 Proxies:
@@ -63,18 +64,18 @@ pub struct Cli {
 
     /// Seconds (0.001 to 86400) within which the exporter has to accept the connection
     #[arg(long, env = "EXPORTER_PROBE_TIMEOUT", value_name = "SECONDS", help_heading = "Exporter")]
-    #[arg(default_value = "2", value_parser = values::limit, allow_hyphen_values = true)]
+    #[arg(default_value = "2", value_parser = seconds(0.001, DAY), allow_hyphen_values = true)]
     probe_timeout: Duration,
 
     /// Seconds (0.001 to 86400) within which the response has to be complete
     #[arg(long, env = "EXPORTER_SCRAPE_TIMEOUT", value_name = "SECONDS")]
-    #[arg(help_heading = "Exporter", default_value = "10", value_parser = values::limit)]
+    #[arg(help_heading = "Exporter", default_value = "10", value_parser = seconds(0.001, DAY))]
     #[arg(allow_hyphen_values = true)]
     scrape_timeout: Duration,
 
     /// Refuse a response of more bytes
     #[arg(long, env = "EXPORTER_MAX_BYTES", value_name = "BYTES", help_heading = "Exporter")]
-    #[arg(default_value = "67108864", value_parser = values::bytes, allow_hyphen_values = true)]
+    #[arg(default_value = "67108864", value_parser = bytes, allow_hyphen_values = true)]
     max_bytes: u64,
 
     /// The Pushgateway: host:port, [v6]:port, or an http:// or https:// URL, with a path prefix if it has
@@ -111,7 +112,7 @@ pub struct Cli {
 
     /// Seconds (0.001 to 86400) within which a gateway has to read the push and answer
     #[arg(long, env = "PGW_PUSH_TIMEOUT", value_name = "SECONDS", help_heading = "Gateway")]
-    #[arg(default_value = "10", value_parser = values::limit, allow_hyphen_values = true)]
+    #[arg(default_value = "10", value_parser = seconds(0.001, DAY), allow_hyphen_values = true)]
     push_timeout: Duration,
 
     /// If the exporter is down (exit status 4) or its response unusable (5), push that status to a group of
@@ -126,7 +127,7 @@ pub struct Cli {
     /// Sleep a share of this many seconds (0 to 86400) first, fixed for each grouping key, so that a fleet
     /// does not push in the same second
     #[arg(long, env = "FORWARDER_SPLAY", value_name = "SECONDS", help_heading = "Run")]
-    #[arg(default_value = "0", value_parser = values::splay, allow_hyphen_values = true)]
+    #[arg(default_value = "0", value_parser = seconds(0.0, DAY), allow_hyphen_values = true)]
     pub splay: Duration,
 
     /// The lock file [default: one for each gateway and grouping key, in /run/pgw-forwarder,
@@ -147,7 +148,7 @@ pub struct Cli {
     /// 315360000) ago by the gateway's clock, and do nothing else; each of its requests may take as long as
     /// a push
     #[arg(long, value_name = "SECONDS", conflicts_with = "delete", help_heading = "Run")]
-    #[arg(value_parser = values::age, allow_hyphen_values = true)]
+    #[arg(value_parser = seconds(1.0, 3650.0 * DAY), allow_hyphen_values = true)]
     prune: Option<Duration>,
 
     /// Log more: -v what is done, -vv how; without it, RUST_LOG decides [default: warn]
