@@ -85,12 +85,10 @@ pub struct Cli {
     pgw_addr: Vec<Address>,
 
     /// The label job of the grouping key; for --prune, if it is given, the only job to prune
+    /// [default: node]
     #[arg(long, env, value_name = "JOB", help_heading = "Gateway")]
-    #[arg(default_value = "node", value_parser = NonEmptyStringValueParser::new())]
-    pgw_job: String,
-
-    #[arg(skip)]
-    is_job_given: bool,
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pgw_job: Option<String>,
 
     /// The label instance of the grouping key [default: this host's name]
     #[arg(long, env, value_name = "INSTANCE", help_heading = "Gateway")]
@@ -185,8 +183,7 @@ impl Cli {
     pub fn load() -> Result<Cli, Error> {
         let mut matches = command().try_get_matches()?;
         let source = |id| matches.value_source(id);
-        let (job, instance, label) =
-            (source("pgw_job"), source("pgw_instance"), source("pgw_label"));
+        let (instance, label) = (source("pgw_instance"), source("pgw_label"));
         let mut cli = Cli::from_arg_matches_mut(&mut matches)?;
         cli.exporter_access = access::read(Side::EXPORTER, &mut matches);
         cli.gateway_access = access::read(Side::GATEWAY, &mut matches);
@@ -195,7 +192,6 @@ impl Cli {
             cli.pgw_label =
                 labels.split(',').filter(|label| !label.is_empty()).map(String::from).collect();
         }
-        cli.is_job_given = job != Some(ValueSource::DefaultValue);
         // A variable is no error: the cron file of a node may have it for the node's own pushes.
         let is_option = |source| source == Some(ValueSource::CommandLine);
         if cli.prune.is_some() && (is_option(instance) || is_option(label)) {
@@ -236,12 +232,13 @@ impl Cli {
     pub fn group(&self) -> Result<Group> {
         let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
         let instance = self.pgw_instance.clone().unwrap_or_else(host);
-        Group::new(&self.pgw_job, &instance, &self.pgw_label).map_err(usage_error("pgw_label"))
+        let job = self.pgw_job.as_deref().unwrap_or("node");
+        Group::new(job, &instance, &self.pgw_label).map_err(usage_error("pgw_label"))
     }
 
     /// What to prune, if that is what to do.
     pub fn prune_rule(&self) -> Option<Rule> {
-        Some(Rule { age: self.prune?, job: self.is_job_given.then(|| self.pgw_job.clone()) })
+        Some(Rule { age: self.prune?, job: self.pgw_job.clone() })
     }
 
     /// The gateways, for a run about the group at `path`.
