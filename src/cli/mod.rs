@@ -4,6 +4,8 @@ mod access;
 mod usage;
 mod values;
 
+pub use usage::explain;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -167,11 +169,6 @@ pub enum Compression {
     Gzip,
 }
 
-/// What is wrong with the command line or the environment, on one line.
-pub fn explain(error: &Error) -> String {
-    usage::explain(error, command())
-}
-
 fn command() -> Command {
     Cli::command()
         .args(access::options(Side::EXPORTER, "Exporter"))
@@ -219,7 +216,7 @@ impl Cli {
         let separator = if address.socket.is_some() { ":/" } else { "/" };
         Ok(Exporter {
             client: client.map_err(|why| Status::Usage.error(why))?,
-            url: address.join(path).map_err(usage_error("exporter_metric"))?,
+            url: address.join(path).map_err(usage_error("--exporter-metric (EXPORTER_METRIC)"))?,
             name: format!("{address}{separator}{path:.1000}"),
             allow_unframed: self.exporter_allow_unframed,
             probe_timeout: self.probe_timeout,
@@ -233,7 +230,7 @@ impl Cli {
         let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
         let instance = self.pgw_instance.clone().unwrap_or_else(host);
         let job = self.pgw_job.as_deref().unwrap_or("node");
-        Group::new(job, &instance, &self.pgw_label).map_err(usage_error("pgw_label"))
+        Group::new(job, &instance, &self.pgw_label).map_err(usage_error("--pgw-label (PGW_LABELS)"))
     }
 
     /// What to prune, if that is what to do.
@@ -244,25 +241,26 @@ impl Cli {
     /// The gateways, for a run about the group at `path`.
     pub fn gateways(&self, path: &str) -> Result<Vec<Gateway>> {
         let addresses = &self.pgw_addr;
+        let unusable = usage_error("--pgw-addr (PGW_ADDR)");
         let mut names: Vec<_> = addresses.iter().map(Address::to_string).collect();
         names.sort();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(usage_error("pgw_addr")(format!("{} is given twice", twice[0])));
+            return Err(unusable(format!("{} is given twice", twice[0])));
         }
         if addresses.iter().any(|address| address.socket.is_some()) {
-            return Err(usage_error("pgw_addr")("a gateway cannot be a Unix socket".into()));
+            return Err(unusable("a gateway cannot be a Unix socket".into()));
         }
         if self.delete && names.iter().any(|name| name.ends_with(VICTORIA_METRICS)) {
             // It would answer as if it had deleted one.
             let why = "VictoriaMetrics has no groups; it keeps the samples that it has";
-            return Err(usage_error("delete")(why.into()));
+            return Err(usage_error("--delete")(why.into()));
         }
-        let unusable = |why: String| Status::Usage.error(why);
         let gateway = |address: &Address| {
+            let client = Client::new(address, &self.gateway_access, true);
             Ok(Gateway {
-                client: Client::new(address, &self.gateway_access, true).map_err(unusable)?,
+                client: client.map_err(|why| Status::Usage.error(why))?,
                 address: address.clone(),
-                url: address.join(path).map_err(usage_error("pgw_instance"))?,
+                url: address.join(path).map_err(usage_error("--pgw-instance (PGW_INSTANCE)"))?,
                 method: match self.pgw_method.eq_ignore_ascii_case("put") {
                     true => Method::PUT,
                     false => Method::POST,
@@ -274,11 +272,7 @@ impl Cli {
     }
 }
 
-/// A usage error of the option with the identifier `id`.
-fn usage_error(id: &'static str) -> impl Fn(String) -> anyhow::Error {
-    move |why| {
-        let command = command();
-        let option = command.get_arguments().find(|arg| arg.get_id() == id);
-        Status::Usage.error(format!("{}: {why}", option.map(usage::name).unwrap_or_default()))
-    }
+/// A usage error of an option, which is named with its variable.
+fn usage_error(option: &'static str) -> impl Fn(String) -> anyhow::Error {
+    move |why| Status::Usage.error(format!("{option}: {why}"))
 }
