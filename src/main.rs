@@ -20,7 +20,7 @@ use std::{env, panic, thread};
 use anyhow::{Context, Result, anyhow};
 use log::{info, warn};
 
-use cli::{Cli, Compression};
+use cli::Cli;
 use gateway::{Gateway, for_each_gateway};
 use group::Group;
 use lock::Lock;
@@ -78,7 +78,7 @@ fn run(cli: &Cli) -> Result<Status, Failures> {
         Err(e) if cli.report_failures => return Ok(report(cli, &gateways, &group, e)),
         scraped => scraped?,
     };
-    if cli.pgw_compression == Compression::Gzip {
+    if cli.has_compression() {
         exposition = exposition.compress().context("cannot compress")?;
     }
     for_each_gateway(&gateways, |gateway| gateway.push(&exposition))

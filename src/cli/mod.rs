@@ -13,7 +13,7 @@ use anyhow::Result;
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgAction, Command, CommandFactory, Error, FromArgMatches, Parser, ValueEnum};
+use clap::{ArgAction, Command, CommandFactory, Error, FromArgMatches, Parser};
 use log::LevelFilter;
 use ureq::http::Method;
 
@@ -107,8 +107,8 @@ pub struct Cli {
 
     /// Compress pushes: VictoriaMetrics and Pushgateways since 1.5.0 take gzip
     #[arg(long, env, value_name = "COMPRESSION", help_heading = "Gateway")]
-    #[arg(default_value = "none", ignore_case = true)]
-    pub pgw_compression: Compression,
+    #[arg(default_value = "none", value_parser = ["none", "gzip"], ignore_case = true)]
+    pgw_compression: String,
 
     /// Seconds (0.001 to 86400) within which a gateway has to read the push and answer
     #[arg(long, env = "PGW_PUSH_TIMEOUT", value_name = "SECONDS", help_heading = "Gateway")]
@@ -160,15 +160,6 @@ pub struct Cli {
     pub quiet: bool,
 }
 
-/// How a push is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Compression {
-    /// Not at all.
-    None,
-    /// As `Content-Encoding: gzip`.
-    Gzip,
-}
-
 fn command() -> Command {
     Cli::command()
         .args(access::options(Side::EXPORTER, "Exporter"))
@@ -206,6 +197,11 @@ impl Cli {
             (false, 1) => Some(LevelFilter::Info),
             (false, _) => Some(LevelFilter::Debug),
         }
+    }
+
+    /// Whether a push is compressed.
+    pub fn has_compression(&self) -> bool {
+        self.pgw_compression.eq_ignore_ascii_case("gzip")
     }
 
     /// The exporter that the options describe.
