@@ -75,7 +75,7 @@ impl Exporter {
         let mut reader = response.into_body().into_reader().take(self.max_bytes.saturating_add(1));
         reader.read_to_end(&mut body).map_err(|e| match e.kind() {
             ErrorKind::OutOfMemory => anyhow!("no memory for the response of {}", self.name),
-            _ => self.unusable(&self.client.describe(&e.into())),
+            _ => self.unusable(&self.client.explain(&e.into())),
         })?;
         if body.len() as u64 > self.max_bytes {
             return Err(self.unusable(&self.too_large()));

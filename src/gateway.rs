@@ -1,6 +1,6 @@
 //! The gateway's side: store a group, delete it, or read what all groups hold.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::time::{Duration, Instant};
 use std::{iter, thread};
 
@@ -11,7 +11,9 @@ use ureq::http::{Method, Request, StatusCode, Uri, header};
 
 use crate::exposition::{CONTENT_TYPE, Exposition};
 use crate::group::Group;
-use crate::http::{Address, Client, Response, Side, check_coding, describe_response, is_framed};
+use crate::http::{
+    self, Address, Client, Response, Side, check_coding, describe_response, is_framed,
+};
 use crate::logging::{MAX_QUOTED, quote};
 use crate::status::{Failures, Status};
 
@@ -77,7 +79,8 @@ impl Gateway {
     }
 
     /// An error that this gateway gave no response, or not all of it.
-    pub fn unreachable(&self, why: &str) -> anyhow::Error {
+    pub fn unreachable(&self, error: impl Into<http::Error>) -> anyhow::Error {
+        let why = self.client.explain(&error.into());
         Status::GatewayUnreachable.error(format!("{} is unreachable: {why}", self.name()))
     }
 
@@ -119,7 +122,7 @@ impl Gateway {
                 let why = format!("it answered {status} with a body: {body}. Check {option}");
                 Err(self.refused(&format!("is not a gateway: {why}")))
             }
-            Err(e) => Err(self.unreachable(&self.client.describe(&e.into()))),
+            Err(e) => Err(self.unreachable(e)),
             Ok(_) => Ok(()),
         }
     }
@@ -127,10 +130,8 @@ impl Gateway {
     fn send(&self, url: &Uri, request: Builder, push: Option<&Exposition>) -> Result<Response> {
         let started = Instant::now();
         let body = push.map(|exposition| &exposition.body[..]);
-        let response = self
-            .client
-            .send(url, request, body, self.timeout)
-            .map_err(|e| self.unreachable(&self.client.explain(&e)))?;
+        let sent = self.client.send(url, request, body, self.timeout);
+        let response = sent.map_err(|e| self.unreachable(e))?;
         let status = response.status();
         if !status.is_success() {
             let description = describe_response(response, Side::GATEWAY);
@@ -142,7 +143,7 @@ impl Gateway {
         }
         if self.client.is_cut() {
             let why = format!("it answered {status} before it had read everything");
-            return Err(self.unreachable(&why));
+            return Err(self.unreachable(io::Error::other(why)));
         }
         info!("{} answered {status} after {} ms", self.name(), started.elapsed().as_millis());
         Ok(response)

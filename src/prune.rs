@@ -123,14 +123,13 @@ pub fn find_stale_groups(
     let oldest = *oldest.get_or_insert(now - rule.age.as_secs_f64());
     let is_old = |time: f64| time < oldest;
 
-    let truncated = |e: io::Error| gateway.unreachable(&gateway.client.describe(&e.into()));
     let mut lines = BufReader::with_capacity(64 * 1024, response.into_body().into_reader());
     let mut line = Vec::new();
     let mut is_gateway = false;
     let mut tried_lately = HashSet::new();
     let mut found = Vec::new();
     let mut bytes = 0;
-    while next_line(&mut lines, &mut line).map_err(truncated)? {
+    while next_line(&mut lines, &mut line).map_err(|e| gateway.unreachable(e))? {
         is_gateway |= line.starts_with(b"pushgateway_build_info{");
         let failure = line.strip_prefix(b"push_failure_time_seconds{");
         let Some(rest) = failure.or_else(|| line.strip_prefix(b"push_time_seconds{")) else {

@@ -133,26 +133,21 @@ impl Client {
         }
     }
 
-    /// Why there is no response, and what an administrator can do.
+    /// Why there is no response, or no more of it, and what an administrator can do.
     pub fn explain(&self, error: &Error) -> String {
-        let cause = self.describe(error);
-        let running = if self.route.proxy.is_some() { "both run" } else { "it runs" };
-        match error {
-            // These words are our own or those of TLS, and name the remedy if there is one.
-            Error::Io(e) if matches!(e.kind(), ErrorKind::Other | ErrorKind::InvalidData) => cause,
-            _ => format!("{cause}. Check that {running}, and {}", self.side.option("addr")),
-        }
-    }
-
-    /// Why there is no response, or no more of it.
-    pub fn describe(&self, error: &Error) -> String {
-        match error {
+        let cause = match error {
             Error::Io(e) if is_gone(e) => "the server closed the connection too early".into(),
-            Error::Io(e) => tls::describe(e, self.side).unwrap_or_else(|| e.to_string()),
+            // These words are our own or those of TLS, and name the remedy if there is one.
+            Error::Io(e) if matches!(e.kind(), ErrorKind::Other | ErrorKind::InvalidData) => {
+                return tls::describe(e, self.side).unwrap_or_else(|| e.to_string());
+            }
+            Error::Io(e) => e.to_string(),
             Error::Protocol(e) => format!("the response is not valid HTTP ({e})"),
             Error::BodyStalled => "the response is truncated".into(),
             e => e.to_string(),
-        }
+        };
+        let running = if self.route.proxy.is_some() { "both run" } else { "it runs" };
+        format!("{cause}. Check that {running}, and {}", self.side.option("addr"))
     }
 
     /// Whether an error says that the server has closed the connection.
