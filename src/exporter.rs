@@ -1,14 +1,16 @@
 //! The exporter's side: does it run, and what does it say?
 
 use std::io::{ErrorKind, Read};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 use log::info;
 use ureq::http::{Request, StatusCode, Uri, header};
 
 use crate::exposition::Exposition;
-use crate::http::{Client, Response, Side, check_coding, describe_response, is_framed, values};
+use crate::http::{
+    Client, Limit, Response, Side, check_coding, describe_response, is_framed, values,
+};
 use crate::status::Status;
 
 /// Why a response without framing is refused.
@@ -32,9 +34,9 @@ pub struct Exporter {
     /// Whether the end of the connection may be the end of the body.
     pub allow_unframed: bool,
     /// For the connection.
-    pub probe_timeout: Duration,
+    pub probe_limit: Limit,
     /// For the whole response.
-    pub scrape_timeout: Duration,
+    pub scrape_limit: Limit,
     /// A larger response is refused.
     pub max_bytes: u64,
 }
@@ -44,7 +46,7 @@ impl Exporter {
     /// time, and any request may run its collectors.
     pub fn probe(&self) -> Result<()> {
         self.client
-            .connect(&self.url, self.probe_timeout)
+            .connect(&self.url, self.probe_limit)
             .map_err(|e| self.down(&self.client.explain(&e)))?;
         info!("exporter {} is alive", self.name);
         Ok(())
@@ -53,7 +55,7 @@ impl Exporter {
     /// Scrapes the metrics: a complete exposition, or an error.
     pub fn scrape(&self) -> Result<Exposition> {
         let started = Instant::now();
-        let limit = self.scrape_timeout;
+        let limit = self.scrape_limit;
         let request = Request::get(&self.url)
             .header(header::ACCEPT, "text/plain;version=0.0.4, */*;q=0.1")
             .header(header::ACCEPT_ENCODING, "identity");

@@ -1,7 +1,7 @@
 //! The gateway's side: store a group, delete it, or read what all groups hold.
 
 use std::io::{self, Read};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use std::{iter, thread};
 
 use anyhow::Result;
@@ -12,7 +12,7 @@ use ureq::http::{Method, Request, StatusCode, Uri, header};
 use crate::exposition::{CONTENT_TYPE, Exposition};
 use crate::group::Group;
 use crate::http::{
-    self, Address, Client, Response, Side, check_coding, describe_response, is_framed,
+    self, Address, Client, Limit, Response, Side, check_coding, describe_response, is_framed,
 };
 use crate::logging::{MAX_QUOTED, quote};
 use crate::status::{Failures, Status};
@@ -37,7 +37,7 @@ pub struct Gateway {
     /// `POST` replaces the families that are pushed, `PUT` the whole group.
     pub method: Method,
     /// For a whole request and its response.
-    pub timeout: Duration,
+    pub limit: Limit,
 }
 
 impl Gateway {
@@ -130,7 +130,7 @@ impl Gateway {
     fn send(&self, url: &Uri, request: Builder, push: Option<&Exposition>) -> Result<Response> {
         let started = Instant::now();
         let body = push.map(|exposition| &exposition.body[..]);
-        let sent = self.client.send(url, request, body, self.timeout);
+        let sent = self.client.send(url, request, body, self.limit);
         let response = sent.map_err(|e| self.unreachable(e))?;
         let status = response.status();
         if !status.is_success() {

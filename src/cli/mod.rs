@@ -20,7 +20,7 @@ use ureq::http::Method;
 use crate::exporter::Exporter;
 use crate::gateway::Gateway;
 use crate::group::Group;
-use crate::http::{Access, Address, Client, Side};
+use crate::http::{Access, Address, Client, Limit, Side};
 use crate::prune::Rule;
 use crate::status::{self, Status};
 use values::{DAY, bytes, seconds};
@@ -215,8 +215,8 @@ impl Cli {
             url: address.join(path).map_err(usage_error("--exporter-metric (EXPORTER_METRIC)"))?,
             name: format!("{address}{separator}{path:.1000}"),
             allow_unframed: self.exporter_allow_unframed,
-            probe_timeout: self.probe_timeout,
-            scrape_timeout: self.scrape_timeout,
+            probe_limit: Limit(self.probe_timeout, "--probe-timeout (EXPORTER_PROBE_TIMEOUT)"),
+            scrape_limit: Limit(self.scrape_timeout, "--scrape-timeout (EXPORTER_SCRAPE_TIMEOUT)"),
             max_bytes: self.max_bytes,
         })
     }
@@ -261,7 +261,7 @@ impl Cli {
                     true => Method::PUT,
                     false => Method::POST,
                 },
-                timeout: self.push_timeout,
+                limit: Limit(self.push_timeout, "--push-timeout (PGW_PUSH_TIMEOUT)"),
             })
         };
         addresses.iter().map(gateway).collect()

@@ -16,7 +16,6 @@ mod transport;
 use std::env;
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use log::debug;
 use ureq::Agent;
@@ -30,11 +29,12 @@ pub use access::Access;
 pub use address::Address;
 pub use response::{Response, check_coding, describe as describe_response, is_framed, values};
 pub use side::Side;
+pub use transport::Limit;
 pub use ureq::Error;
 
 use crate::logging::quote;
 use connect::{MAX_HEAD, Route};
-use transport::{Connection, RequestState, is_gone};
+use transport::{Connection, is_gone};
 
 /// Speaks to one server. It follows no redirect, and every status is a response, not an error.
 pub struct Client {
@@ -68,7 +68,7 @@ impl Client {
             address: address.clone(),
             proxy,
             tls: tls::configure(access, address)?,
-            state: Arc::new(RequestState::new()),
+            state: Arc::default(),
         };
         let own = auth::authorization(access, address)?;
         let proxys = route.request_proxy().and_then(|proxy| proxy.authorization.clone());
@@ -80,7 +80,7 @@ impl Client {
     }
 
     /// Connects within `limit`, for the next request, which is for `url`.
-    pub fn connect(&self, url: &Uri, limit: Duration) -> Result<(), Error> {
+    pub fn connect(&self, url: &Uri, limit: Limit) -> Result<(), Error> {
         let state = &self.route.state;
         state.begin(limit);
         // An error that comes when time has run out comes from that.
@@ -96,7 +96,7 @@ impl Client {
         url: &Uri,
         request: Builder,
         body: Option<&[u8]>,
-        limit: Duration,
+        limit: Limit,
     ) -> Result<Response, Error> {
         let is_connected = self.ready.lock().is_some();
         match is_connected {
@@ -189,6 +189,7 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::thread;
+    use std::time::Duration;
 
     use super::*;
     use ureq::http::Request;
@@ -215,7 +216,7 @@ mod tests {
         let url = address.join("").unwrap();
         let send = |body: Option<&[u8]>| {
             let request = Request::builder().method("DELETE");
-            client.send(&url, request, body, Duration::from_secs(30)).unwrap().status()
+            client.send(&url, request, body, Limit(Duration::from_secs(30), "")).unwrap().status()
         };
         let large = vec![b'x'; 100 << 20];
         assert_eq!(send(Some(&large)), 204);
