@@ -1,6 +1,5 @@
 //! Sends one request within a time limit, and returns the response. Everything else about HTTP is below.
 
-mod access;
 mod address;
 mod auth;
 mod connect;
@@ -25,8 +24,8 @@ use ureq::http::{HeaderName, HeaderValue, Uri, header};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{ConnectionDetails, Connector, NextTimeout};
 
-pub use access::Access;
 pub use address::Address;
+pub use auth::Access;
 pub use response::{Response, check_coding, describe as describe_response, is_framed, values};
 pub use side::Side;
 pub use transport::Limit;
@@ -70,7 +69,7 @@ impl Client {
             tls: tls::configure(access, address)?,
             state: Arc::default(),
         };
-        let own = auth::authorization(access, address)?;
+        let own = access.authorization(address)?;
         let proxys = route.request_proxy().and_then(|proxy| proxy.authorization.clone());
         let headers = [(header::AUTHORIZATION, own), (header::PROXY_AUTHORIZATION, proxys)];
         let headers = headers.into_iter().filter_map(|(name, value)| Some((name, value?)));
