@@ -50,10 +50,7 @@ impl Client {
     pub fn new(address: &Address, access: &Access, use_proxy: bool) -> Result<Client, String> {
         // A value that is not UTF-8 must not count as unset. It will not parse.
         let variable = |name: &str| Some(env::var_os(name)?.to_string_lossy().into_owned());
-        let proxy = match use_proxy {
-            true => proxy::for_url(&address.join("")?, variable)?,
-            false => None,
-        };
+        let proxy = if use_proxy { proxy::for_server(address, variable)? } else { None };
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
