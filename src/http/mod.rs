@@ -71,7 +71,7 @@ impl Client {
         let headers = [(header::AUTHORIZATION, own), (header::PROXY_AUTHORIZATION, proxys)];
         let headers = headers.into_iter().filter_map(|(name, value)| Some((name, value?)));
         let ready = Ready::default();
-        let agent = Agent::with_parts(config, ready.clone(), NoLookup);
+        let agent = Agent::with_parts(config, ready.clone(), ready.clone());
         Ok(Client { side: access.side, route, headers: headers.collect(), agent, ready })
     }
 
@@ -170,11 +170,8 @@ impl Connector for Ready {
     }
 }
 
-/// Looks up no name: the connection is there already.
-#[derive(Debug)]
-struct NoLookup;
-
-impl Resolver for NoLookup {
+impl Resolver for Ready {
+    /// Looks up no name: the connection is there already.
     fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
         Ok(self.empty())
     }
