@@ -58,7 +58,6 @@ fn run(cli: &Cli) -> Result<Status, Failures> {
     let group = cli.group()?;
     let gateways = cli.gateways(&group.path())?;
     if cli.dry_run {
-        exporter.probe()?;
         print(&exporter.scrape()?.body)?;
         return Ok(Status::Done);
     }
@@ -74,7 +73,7 @@ fn run(cli: &Cli) -> Result<Status, Failures> {
         info!("sleeping {pause:.1?} of a splay of {:?}", cli.splay);
         thread::sleep(pause);
     }
-    let mut exposition = match exporter.probe().and_then(|()| exporter.scrape()) {
+    let mut exposition = match exporter.scrape() {
         Err(e) if cli.report_failures => return Ok(report(cli, &gateways, &group, e)),
         scraped => scraped?,
     };
