@@ -1,6 +1,6 @@
 //! Groups that are no longer pushed: found in the gateway's own metrics, and deleted.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
 use std::time::{Duration, Instant, SystemTime};
@@ -65,19 +65,15 @@ pub fn prune(gateway: &Gateway, rule: &Rule) -> Result<()> {
     let (mut tried, mut refused) = (HashSet::new(), 0);
     // The first reading decides which pushes are old. Otherwise there might always be one more.
     let mut oldest = None;
-    let mut is_done = false;
-    while !is_done {
-        let started = Instant::now();
-        let mut stale = find_stale_groups(gateway, rule, &mut oldest)?;
-        stale.retain(|group| !tried.contains(&group.labels));
-        is_done = true;
-        for (index, group) in stale.into_iter().enumerate() {
-            if index > 0 && started.elapsed() > FRESH {
-                is_done = false;
-                break;
-            }
-            refused += usize::from(!delete(gateway, &group)?);
-            tried.insert(group.labels);
+    let mut started = Instant::now();
+    let mut stale = find_stale_groups(gateway, rule, &mut oldest)?;
+    while let Some(group) = stale.pop_front() {
+        refused += usize::from(!delete(gateway, &group)?);
+        tried.insert(group.labels);
+        if !stale.is_empty() && started.elapsed() > FRESH {
+            started = Instant::now();
+            stale = find_stale_groups(gateway, rule, &mut oldest)?;
+            stale.retain(|group| !tried.contains(&group.labels));
         }
     }
     match refused {
@@ -111,7 +107,7 @@ pub fn find_stale_groups(
     gateway: &Gateway,
     rule: &Rule,
     oldest: &mut Option<f64>,
-) -> Result<Vec<StaleGroup>> {
+) -> Result<VecDeque<StaleGroup>> {
     let not_a_gateway = |why: String| gateway.refused(&format!("is not a Pushgateway: {why}"));
     let response = gateway.metrics()?;
     let now = date(&response).ok_or_else(|| not_a_gateway("the response has no date".into()))?;
@@ -127,7 +123,7 @@ pub fn find_stale_groups(
     let mut line = Vec::new();
     let mut is_gateway = false;
     let mut tried_lately = HashSet::new();
-    let mut found = Vec::new();
+    let mut found = VecDeque::new();
     let mut bytes = 0;
     while next_line(&mut lines, &mut line).map_err(|e| gateway.unreachable(e))? {
         is_gateway |= line.starts_with(b"pushgateway_build_info{");
@@ -151,7 +147,7 @@ pub fn find_stale_groups(
             let (_, job) = key.iter().find(|(name, _)| name == "job").ok_or_else(unreadable)?;
             if rule.job.as_ref().is_none_or(|chosen| chosen == job) {
                 let age = (time != 0.0).then_some(now - time);
-                found.push(StaleGroup { labels: labels.to_owned(), age });
+                found.push_back(StaleGroup { labels: labels.to_owned(), age });
             }
         }
     }
