@@ -14,8 +14,7 @@ mod prune;
 mod status;
 
 use std::io::{self, ErrorKind, Write};
-use std::process::{self, ExitCode};
-use std::{env, panic, thread};
+use std::{env, panic, process, thread};
 
 use anyhow::{Context, Result, anyhow};
 use log::{info, warn};
@@ -27,7 +26,7 @@ use lock::Lock;
 use prune::Rule;
 use status::{Failures, Status};
 
-fn main() -> ExitCode {
+fn main() {
     // A bug has a status, too, and one line.
     panic::set_hook(Box::new(|bug| {
         let failures = Failures::from(anyhow!("this is a bug, please report it: {bug}"));
@@ -38,14 +37,14 @@ fn main() -> ExitCode {
         Err(e) if !e.use_stderr() => {
             // --help or --version. A reader that is gone is no failure.
             let _ = e.print();
-            return Status::Done.into();
+            return;
         }
         Err(e) => {
             let is_quiet = env::args_os().any(|arg| arg == "-q" || arg == "--quiet");
             (is_quiet, Err(Status::Usage.error(cli::explain(&e)).into()))
         }
     };
-    result.unwrap_or_else(|failures| failures.print(is_quiet)).into()
+    process::exit(result.unwrap_or_else(|failures| failures.print(is_quiet)) as i32);
 }
 
 fn run(cli: &Cli) -> Result<Status, Failures> {
