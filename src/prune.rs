@@ -7,11 +7,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 use log::{info, warn};
-use ureq::http::header;
+use ureq::http::{StatusCode, header};
 
 use crate::gateway::Gateway;
 use crate::group::{Group, is_label_name};
-use crate::http::Response;
+use crate::http::{Response, check_coding, is_framed};
 use crate::logging::{quote, sanitize};
 use crate::status::Status;
 
@@ -110,6 +110,13 @@ pub fn find_stale_groups(
 ) -> Result<VecDeque<StaleGroup>> {
     let not_a_gateway = |why: String| gateway.refused(&format!("is not a Pushgateway: {why}"));
     let response = gateway.metrics()?;
+    check_coding(&response).map_err(not_a_gateway)?;
+    if response.status() != StatusCode::OK {
+        return Err(not_a_gateway(format!("it answered {}", response.status())));
+    }
+    if !is_framed(&response) {
+        return Err(not_a_gateway("the truncation of its response would go undetected".into()));
+    }
     let now = date(&response).ok_or_else(|| not_a_gateway("the response has no date".into()))?;
     let here = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs_f64();
     if (now - here).abs() > MAX_SKEW {
