@@ -7,7 +7,7 @@ use std::{iter, thread};
 use anyhow::Result;
 use log::info;
 use ureq::http::request::Builder;
-use ureq::http::{Method, Request, Uri, header};
+use ureq::http::{Request, Uri, header};
 
 use crate::exposition::{CONTENT_TYPE, Exposition};
 use crate::group::Group;
@@ -33,7 +33,7 @@ pub struct Gateway {
     /// What this run is about: the group of this node, or the metrics of all groups.
     pub url: Uri,
     /// `POST` replaces the families that are pushed, `PUT` the whole group.
-    pub method: Method,
+    pub method: String,
     /// For a whole request and its response.
     pub limit: Limit,
 }
@@ -47,12 +47,12 @@ impl Gateway {
     /// Pushes the status of a run that could not scrape its exporter, to a group of its own.
     pub fn report(&self, group: &Group, status: Status) -> Result<()> {
         let body = format!("{REPORT} {}\n", status as u8).into_bytes();
-        self.store(&self.url_of(group)?, &Method::PUT, &Exposition { body, is_gzip: false })
+        self.store(&self.url_of(group)?, "PUT", &Exposition { body, is_gzip: false })
     }
 
     /// Deletes a group.
     pub fn delete(&self, group: &Group) -> Result<()> {
-        self.change(&self.url_of(group)?, Request::builder().method(Method::DELETE), None)
+        self.change(&self.url_of(group)?, Request::builder().method("DELETE"), None)
     }
 
     /// The metrics of all groups: the head of the response, and its body, which is still to be read.
@@ -86,7 +86,7 @@ impl Gateway {
         format!("gateway {url:.1000}{}", self.client.via())
     }
 
-    fn store(&self, url: &Uri, method: &Method, exposition: &Exposition) -> Result<()> {
+    fn store(&self, url: &Uri, method: &str, exposition: &Exposition) -> Result<()> {
         let mut request =
             Request::builder().method(method).header(header::CONTENT_TYPE, CONTENT_TYPE);
         if exposition.is_gzip {

@@ -15,7 +15,6 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgAction, Command, CommandFactory, Error, FromArgMatches, Parser};
 use log::LevelFilter;
-use ureq::http::Method;
 
 use crate::exporter::Exporter;
 use crate::gateway::Gateway;
@@ -257,10 +256,7 @@ impl Cli {
                 client: client.map_err(|why| Status::Usage.error(why))?,
                 address: address.clone(),
                 url: address.join(path).map_err(usage_error("--pgw-instance (PGW_INSTANCE)"))?,
-                method: match self.pgw_method.eq_ignore_ascii_case("put") {
-                    true => Method::PUT,
-                    false => Method::POST,
-                },
+                method: self.pgw_method.to_ascii_uppercase(),
                 limit: Limit(self.push_timeout, "--push-timeout (PGW_PUSH_TIMEOUT)"),
             })
         };
