@@ -29,7 +29,7 @@ fn deployed(file: &str) -> String {
 }
 
 /// Replaces `from`, which the text has to contain.
-fn replace(text: &str, from: &str, to: &str) -> String {
+pub fn replace(text: &str, from: &str, to: &str) -> String {
     assert!(text.contains(from), "{from:?} is not in {text}");
     text.replace(from, to)
 }
@@ -223,11 +223,14 @@ impl Server {
                 );
             }
             let mut rules = deployed("rules/pushed.yaml");
-            rules = replace(&rules, "bool 150", &format!("bool {OLD}"));
+            for comparison in ["< bool", "<"] {
+                let (from, to) = (format!("{comparison} 150"), format!("{comparison} {OLD}"));
+                rules = replace(&rules, &from, &to);
+            }
             for (from, to) in
-                [("for: 90s", "for: 1s"), ("for: 2m", "for: 2s"), ("for: 3m", "for: 3s")]
+                [("90s", "1s"), ("150s", "2s"), ("2m", "2s"), ("3m", "3s"), ("5m", "5s")]
             {
-                rules = replace(&rules, from, to);
+                rules = replace(&rules, &format!("for: {from}"), &format!("for: {to}"));
             }
             fs::create_dir(directory.join("rules")).unwrap();
             fs::write(directory.join("rules/pushed.yaml"), rules).unwrap();
