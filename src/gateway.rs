@@ -65,24 +65,24 @@ impl Gateway {
         self.send(&self.url, request, None)
     }
 
-    /// An error that this gateway gave no response, or not all of it.
-    pub fn unreachable(&self, error: impl Into<http::Error>) -> anyhow::Error {
+    /// An error that this gateway gave no response to a request for `url`, or not all of it.
+    pub fn unreachable(&self, url: &Uri, error: impl Into<http::Error>) -> anyhow::Error {
         let why = self.client.explain(&error.into());
-        Status::GatewayUnreachable.error(format!("{} is unreachable: {why}", self.name()))
+        Status::GatewayUnreachable.error(format!("{} is unreachable: {why}", self.name(url)))
     }
 
-    /// An error that this gateway's response is not the wanted one.
-    pub fn refused(&self, why: &str) -> anyhow::Error {
-        Status::GatewayRefused.error(format!("{} {why}", self.name()))
+    /// An error that this gateway's response to a request for `url` is not the wanted one.
+    pub fn refused(&self, url: &Uri, why: &str) -> anyhow::Error {
+        Status::GatewayRefused.error(format!("{} {why}", self.name(url)))
     }
 
     fn url_of(&self, group: &Group) -> Result<Uri> {
         self.address.join(&group.path()).map_err(|why| Status::GatewayRefused.error(why))
     }
 
-    fn name(&self) -> String {
+    fn name(&self, url: &Uri) -> String {
         // A grouping key may be as long as a gateway takes it.
-        let url = self.url.to_string();
+        let url = url.to_string();
         format!("gateway {url:.1000}{}", self.client.via())
     }
 
@@ -107,9 +107,9 @@ impl Gateway {
             _ if !start.is_empty() => {
                 let (body, option) = (quote(&start), Side::GATEWAY.option("addr"));
                 let why = format!("it answered {status} with a body: {body}. Check {option}");
-                Err(self.refused(&format!("is not a gateway: {why}")))
+                Err(self.refused(url, &format!("is not a gateway: {why}")))
             }
-            Err(e) => Err(self.unreachable(e)),
+            Err(e) => Err(self.unreachable(url, e)),
             Ok(_) => Ok(()),
         }
     }
@@ -118,7 +118,7 @@ impl Gateway {
         let started = Instant::now();
         let body = push.map(|exposition| &exposition.body[..]);
         let sent = self.client.send(url, request, body, self.limit);
-        let response = sent.map_err(|e| self.unreachable(e))?;
+        let response = sent.map_err(|e| self.unreachable(url, e))?;
         let status = response.status();
         if !status.is_success() {
             let description = describe_response(response, Side::GATEWAY);
@@ -126,13 +126,13 @@ impl Gateway {
                 true if description.contains("parsing error in line 1:") => GZIP,
                 _ => "",
             };
-            return Err(self.refused(&format!("refused: {description}{remedy}")));
+            return Err(self.refused(url, &format!("refused: {description}{remedy}")));
         }
         if self.client.is_cut() {
             let why = format!("it answered {status} before it had read everything");
-            return Err(self.unreachable(io::Error::other(why)));
+            return Err(self.unreachable(url, io::Error::other(why)));
         }
-        info!("{} answered {status} after {} ms", self.name(), started.elapsed().as_millis());
+        info!("{} answered {status} after {} ms", self.name(url), started.elapsed().as_millis());
         Ok(response)
     }
 }

@@ -80,7 +80,7 @@ pub fn prune(gateway: &Gateway, rule: &Rule) -> Result<()> {
         0 => Ok(()),
         _ => {
             let why = format!("refused to delete {refused} of {} stale groups", tried.len());
-            Err(gateway.refused(&(why + ", see the warnings")))
+            Err(gateway.refused(&gateway.url, &(why + ", see the warnings")))
         }
     }
 }
@@ -108,7 +108,8 @@ pub fn find_stale_groups(
     rule: &Rule,
     oldest: &mut Option<f64>,
 ) -> Result<VecDeque<StaleGroup>> {
-    let not_a_gateway = |why: String| gateway.refused(&format!("is not a Pushgateway: {why}"));
+    let not_a_gateway =
+        |why: String| gateway.refused(&gateway.url, &format!("is not a Pushgateway: {why}"));
     let response = gateway.metrics()?;
     check_coding(&response).map_err(not_a_gateway)?;
     if response.status() != StatusCode::OK {
@@ -121,7 +122,7 @@ pub fn find_stale_groups(
     let here = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs_f64();
     if (now - here).abs() > MAX_SKEW {
         let why = format!("has a clock that differs from this host's by {:.0} s", now - here);
-        return Err(gateway.refused(&(why + "; nothing is deleted")));
+        return Err(gateway.refused(&gateway.url, &(why + "; nothing is deleted")));
     }
     let oldest = *oldest.get_or_insert(now - rule.age.as_secs_f64());
     let is_old = |time: f64| time < oldest;
@@ -132,7 +133,7 @@ pub fn find_stale_groups(
     let mut tried_lately = HashSet::new();
     let mut found = VecDeque::new();
     let mut bytes = 0;
-    while next_line(&mut lines, &mut line).map_err(|e| gateway.unreachable(e))? {
+    while next_line(&mut lines, &mut line).map_err(|e| gateway.unreachable(&gateway.url, e))? {
         is_gateway |= line.starts_with(b"pushgateway_build_info{");
         let failure = line.strip_prefix(b"push_failure_time_seconds{");
         let Some(rest) = failure.or_else(|| line.strip_prefix(b"push_time_seconds{")) else {

@@ -249,6 +249,7 @@ fn unusable_rows() -> Vec<Row> {
         body("empty", b"", &["the response is empty"]),
         body("comments only", b"# HELP a b\n# TYPE a gauge\n", &["no sample"]),
         body("error in the middle", b"a 1\nError: no\n", &["line 2 is not a sample", "Error"]),
+        body("a timestamp", b"a 1 1700000000000\n", &["line 1 has a timestamp"]),
         body("HTML", b"<html>\n", &["line 1 is not a sample", "<html>"]),
         body("JSON", b"{\"a\": 1}", &["line 1 is not a sample", "{\"a\": 1}"]),
         bad("HTML by its type", typed("text/html", "<html>"), &["line 1", "<html>"]),
@@ -522,7 +523,6 @@ fn refused_by_pushgateway_rows(pushgateway: &Server) -> Vec<Row> {
     };
     vec![
         scrape("labels that do not parse", exposition("a{b=c} 1\n"), 7, &["400", "parsing"]),
-        inconsistent("a timestamp", "a 1 1700000000000\n", &["400", "timestamp"]),
         inconsistent("a sample twice", "a 1\na 1\n", &["400"]),
     ]
 }

@@ -78,7 +78,7 @@ fn warned(ended: &Ended, status: i32, gateways: &[&str]) {
     assert_eq!(warnings.lines().count(), gateways.len(), "{ended:?}");
     for (line, gateway) in warnings.lines().zip(gateways) {
         let start = "pgw-forwarder: warn: the failure was not reported: gateway";
-        assert!(line.starts_with(&format!("{start} http://{gateway}/metrics/job/")), "{ended:?}");
+        assert!(line.starts_with(&format!("{start} http://{gateway}{PATH} ")), "{ended:?}");
     }
 }
 
