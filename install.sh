@@ -74,8 +74,7 @@ read_options() {
     EXPORTER_ARGS=$(sed -n "s/^ExecStart=.*$last_argument *//p" "$unit" 2>/dev/null) || :
     export FORWARDER_SPLAY=30 EVERY=1 USER_NAME="$default_user"
     while [ $# -gt 0 ]; do
-        option=$1
-        shift
+        option=$1 && shift
         case $option in
             -h | --help) usage && exit 0 ;;
             --demo | --run | --list | --uninstall) action=${option#--} && continue ;;
@@ -150,9 +149,11 @@ join() {
     add_run_directory
     add_credentials
     make_crontab >"$settings"
-    status=0
+    [ -n "$DRY_RUN$NO_EXPORTER" ] || wait_for_exporter
+    # Before the push, since --uninstall deletes the metrics of this file.
+    proven=$(value_of PGW_COMPRESSION "$cron_file" 2>/dev/null) || :
+    put 600 "$cron_file" "$(make_crontab)"
     [ -n "$DRY_RUN" ] || first_push
-    put 600 "$cron_file" "$(cat "$settings")"
     systemctl --quiet is-active cron.service || systemctl --quiet is-active crond.service ||
         step "start cron" systemctl --quiet enable --now cron.service
     [ -z "$DRY_RUN" ] || exit 0
@@ -249,7 +250,7 @@ prepare() {
         err "this machine does not run systemd, which starts node_exporter here. Nothing was changed"
     trap 'rm -rf "$temporary"' EXIT
     trap 'exit 130' INT TERM HUP
-    temporary=$(mktemp -d) settings=$temporary/crontab compression=''
+    temporary=$(mktemp -d) settings=$temporary/crontab compression='' proven=''
 }
 
 check_options() {
@@ -320,7 +321,8 @@ judge_settings() {
     case $status:$NO_EXPORTER$SOCKET:$error in
         2:*) wrong "${error%%. See --help*}" ;;
         4::*refused*) ;;
-        [045]::*) grep -qszxF -e "$listener" "/proc/$(systemctl show --value --property=MainPID exporter.service)/cmdline" ||
+        [045]::*) grep -qsz "^--web.listen-address=.*:${EXPORTER_ADDR##*:}$" \
+            "/proc/$(systemctl show --value --property=MainPID exporter.service)/cmdline" ||
             err "another program listens on $EXPORTER_ADDR. See ss -ltnp. Nothing was changed" ;;
     esac
 }
@@ -474,9 +476,9 @@ write_access() {
     cp -a "$copies" "$access"
 }
 
-# crontab.example with the values of this entry.
+# crontab.example with the values of this entry, and the compression that has worked.
 make_crontab() {
-    COMMAND="*/$EVERY * * * * $USER_NAME $program${EXTRA:+ $EXTRA}" ENTRY=$entry awk '
+    PGW_COMPRESSION=$proven COMMAND="*/$EVERY * * * * $USER_NAME $program${EXTRA:+ $EXTRA}" ENTRY=$entry awk '
         /^#?[A-Z_]+=/ {
             name = $0
             gsub(/^#|=.*/, "", name)
@@ -491,18 +493,16 @@ make_crontab() {
         { print }' crontab.example
 }
 
-# Waits for the exporter, and pushes as cron will: with gzip and, if a gateway refuses that as those before
-# 1.5.0 do, without. Keeps what worked. Sets $status.
+# Pushes as cron will: with gzip and, if a gateway refuses that as those before 1.5.0 do, without. The cron
+# file gets what worked, or keeps what it had. Sets $status.
 first_push() {
-    [ -n "$NO_EXPORTER" ] || wait_for_exporter
     say "push, as cron will"
     for compression in gzip none; do
         as_cron_when_free
         [ "$status" = 7 ] || break
     done
-    # If nothing worked, what the cron file had may have worked before.
-    [ "$status" = 0 ] || compression=$(value_of PGW_COMPRESSION "$cron_file" 2>/dev/null) || :
-    sed -i "s/^PGW_COMPRESSION=.*/PGW_COMPRESSION=${compression:-none}/" "$settings"
+    [ "$status" != 0 ] || proven=$compression
+    put 600 "$cron_file" "$(make_crontab)"
 }
 
 wait_for_exporter() {
