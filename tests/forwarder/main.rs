@@ -17,6 +17,7 @@ mod install_script;
 mod lock;
 mod main_job;
 mod name_resolution;
+mod node;
 mod node_installation;
 mod options;
 mod prune;
