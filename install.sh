@@ -66,25 +66,21 @@ USAGE
 read_options() {
     action=install
     for variable in DRY_RUN NO_EXPORTER SOCKET ALL KEEP_METRICS NAME EXTRA EXPORTER_ADDR EXPORTER_METRIC EXPORTER_BIN \
-        PGW_ADDR PGW_JOB PGW_INSTANCE PGW_LABELS PGW_USER PGW_PASSWORD_FILE PGW_TOKEN_FILE PGW_CACERT PGW_CERT PGW_KEY; do
+        PGW_ADDR PGW_JOB PGW_INSTANCE PGW_LABELS PGW_USER PGW_PASSWORD_FILE PGW_TOKEN_FILE PGW_CACERT PGW_CERT PGW_KEY \
+        PGW_METHOD PGW_REPORT_FAILURES; do
         export "$variable="
     done
     # A rerun keeps these.
     EXPORTER_ARGS=$(sed -n "s/^ExecStart=.*$last_argument *//p" "$unit" 2>/dev/null) || :
     export FORWARDER_SPLAY=30 EVERY=1 USER_NAME="$default_user"
     while [ $# -gt 0 ]; do
-        option=$1
-        shift
+        option=$1 && shift
         case $option in
             -h | --help) usage && exit 0 ;;
             --demo | --run | --list | --uninstall) action=${option#--} && continue ;;
             --dry-run | --no-exporter | --socket | --all | --keep-metrics) value=yes ;;
             --*=*) value=${option#*=} option=${option%%=*} ;;
-            *)
-                [ $# -gt 0 ] || wrong "$option is not an option, or its value is missing"
-                value=$1
-                shift
-                ;;
+            *) [ $# -gt 0 ] || wrong "$option is not an option, or its value is missing"; value=$1 && shift ;;
         esac
         variable=$(printf %s "${option#--}" | tr '[:lower:]-' '[:upper:]_')
         case $option:$value in
@@ -94,7 +90,8 @@ read_options() {
                 wrong "--extra: use install.sh's own option for the gateway or a label" ;;
             --exporter-args:* | --extra:?*) ;;
             # cron takes such ends away.
-            *: | *:[\ \"\']* | *[\ \"\']) wrong "$option: the value is empty, or a blank or quote is at an end" ;;
+            "$option:" | "$option":[[:blank:]\"\']* | *[[:blank:]\"\'])
+                wrong "$option: the value is empty, or a blank or quote is at an end" ;;
             --pgw-addr:*@*) wrong "--pgw-addr: every user can read a password in an argument. Use --pgw-user" ;;
             --pgw-label:*,*) wrong "--pgw-label: a comma separates labels in the cron file" ;;
             --pgw-label:*) variable=PGW_LABELS value=${PGW_LABELS:+$PGW_LABELS,}$value ;;
@@ -105,10 +102,9 @@ read_options() {
             --exporter-bin:* | --pgw-password-file:* | --pgw-token-file:* | --pgw-cacert:* | --pgw-cert:* | --pgw-key:*)
                 # A relative path starts where the user is.
                 value=$(realpath -e -- "$value" 2>/dev/null) || wrong "$option: the file does not exist" ;;
-            --pgw-addr:* | --pgw-job:* | --pgw-instance:* | --pgw-user:* | --exporter-addr:*) ;;
-            --exporter-metric:* | --dry-run:* | --no-exporter:* | --socket:* | --all:* | --keep-metrics:*) ;;
             --name:*[!a-z0-9_-]*) wrong "--name: use small letters, digits, - and _" ;;
-            --name:*) ;;
+            --pgw-addr:* | --pgw-job:* | --pgw-instance:* | --pgw-user:* | --exporter-addr:* | --name:*) ;;
+            --exporter-metric:* | --dry-run:yes | --no-exporter:yes | --socket:yes | --all:yes | --keep-metrics:yes) ;;
             *) wrong "$option is not an option" ;;
         esac
         export "$variable=$value"
@@ -153,11 +149,14 @@ join() {
     add_run_directory
     add_credentials
     make_crontab >"$settings"
-    status=0
+    [ -n "$DRY_RUN$NO_EXPORTER" ] || wait_for_exporter
+    # Before the push, since --uninstall deletes the metrics of this file.
+    proven=$(value_of PGW_COMPRESSION "$cron_file" 2>/dev/null) || :
+    put 600 "$cron_file" "$(make_crontab)"
     [ -n "$DRY_RUN" ] || first_push
-    put 600 "$cron_file" "$(cat "$settings")"
     systemctl --quiet is-active cron.service || systemctl --quiet is-active crond.service ||
         step "start cron" systemctl --quiet enable --now cron.service
+    [ -z "$DRY_RUN" ] || exit 0
     [ "$status" = 0 ] || warn "everything is installed, but the first push failed, see above. cron tries again"
     [ "$status" != 0 ] || say "done. This machine pushes its metrics. Its log: journalctl -t $entry"
     exit "$status"
@@ -187,10 +186,8 @@ leave_entry() {
 delete_group() {
     cp "$cron_file" "$settings"
     as_cron_when_free --delete
-    [ "$status" = 0 ] || {
-        warn "nothing was removed. Repeat this when the gateway can be reached, or add --keep-metrics"
-        exit "$status"
-    }
+    [ "$status" = 0 ] ||
+        { warn "nothing was removed. Repeat this when the gateway can be reached, or add --keep-metrics" && exit "$status"; }
     rm "$cron_file"
     # cron may have started a run meanwhile, which brought them back.
     as_cron_when_free --delete
@@ -224,9 +221,8 @@ stop_unit() {
 run_once() {
     prepare
     [ -f "$cron_file" ] || err "$cron_file does not exist. Install it first, see --help"
-    settings=$cron_file status=0
-    as_cron -v ${DRY_RUN:+--dry-run} || status=$?
-    exit "$status"
+    settings=$cron_file
+    as_cron -v ${DRY_RUN:+--dry-run}
 }
 
 list() {
@@ -236,7 +232,8 @@ list() {
             sed -n 's/^\([^ ]*\) .*(\(exit status [0-9]\))$/last failure \1, \2/p' | head -n 1)
         choose_entry "$entry"
         printf '%s: job %s, exporter %s, gateway %s, %s\n' "$entry" "$(value_of PGW_JOB "$cron_file")" \
-            "$(value_of EXPORTER_ADDR "$cron_file")" "$(value_of PGW_ADDR "$cron_file")" "${failure:-no failure in the log}"
+            "$(value_of EXPORTER_ADDR "$cron_file")" "$(value_of PGW_ADDR "$cron_file" | sed 's|[^/,]*@||g')" \
+            "${failure:-no failure in the log}"
     done
 }
 
@@ -253,7 +250,7 @@ prepare() {
         err "this machine does not run systemd, which starts node_exporter here. Nothing was changed"
     trap 'rm -rf "$temporary"' EXIT
     trap 'exit 130' INT TERM HUP
-    temporary=$(mktemp -d) settings=$temporary/crontab compression='' changed=''
+    temporary=$(mktemp -d) settings=$temporary/crontab compression='' proven=''
 }
 
 check_options() {
@@ -263,8 +260,8 @@ check_options() {
         NO_EXPORTER=yes PGW_JOB=${PGW_JOB:-$NAME}
     fi
     [ -z "$SOCKET" ] || [ -z "$NO_EXPORTER$EXPORTER_ADDR" ] || wrong "--socket: leave out the address of the exporter"
-    [ -z "$SOCKET" ] || EXPORTER_ADDR=unix:$socket_file
-    EXPORTER_ADDR=${EXPORTER_ADDR:-127.0.0.1:9014}
+    EXPORTER_ADDR=${EXPORTER_ADDR:-127.0.0.1:9014} listener=--web.listen-address=$EXPORTER_ADDR
+    [ -z "$SOCKET" ] || EXPORTER_ADDR=unix:$socket_file listener=--web.systemd-socket
     case $NO_EXPORTER$SOCKET$EXPORTER_ADDR in
         yes* | 127.*:[1-9]* | localhost:[1-9]* | '[::1]':[1-9]*) ;;
         *) wrong "--exporter-addr: node_exporter must listen for this machine only. Give 127.0.0.1:port" ;;
@@ -290,6 +287,10 @@ find_exporter() {
     exporter=
     [ -z "$NO_EXPORTER" ] || return 0
     exporter=${EXPORTER_BIN:-$(command -v prometheus-node-exporter || command -v node_exporter || :)}
+    case $exporter in
+        /tmp/* | /var/tmp/* | *[!A-Za-z0-9/._+-]*)
+            wrong "--exporter-bin: systemd cannot run $exporter. Give a path outside /tmp, without blanks" ;;
+    esac
     [ -z "$exporter" ] || runuser -u nobody -- test -x "$exporter" || wrong "--exporter-bin: other users \
 cannot execute $exporter. Check its mode, and those of the directories above it"
     [ -n "$SOCKET" ] || return 0
@@ -317,10 +318,12 @@ judge_settings() {
     status=0
     error=$(with_settings sh -c "'$binary' --dry-run $EXTRA" 2>&1 >/dev/null) || status=$?
     error=${error#pgw-forwarder: error: }
-    case $status:$NO_EXPORTER in
+    case $status:$NO_EXPORTER$SOCKET:$error in
         2:*) wrong "${error%%. See --help*}" ;;
-        0: | 5:) systemctl --quiet is-active exporter.service || err "another program answers at $EXPORTER_ADDR. \
-See ss -ltnp. Nothing was changed" ;;
+        4::*refused*) ;;
+        [045]::*) grep -qsz "^--web.listen-address=.*:${EXPORTER_ADDR##*:}$" \
+            "/proc/$(systemctl show --value --property=MainPID exporter.service)/cmdline" ||
+            err "another program listens on $EXPORTER_ADDR. See ss -ltnp. Nothing was changed" ;;
     esac
 }
 
@@ -347,14 +350,14 @@ key() {
     done
 }
 
-# The value of $1 in the cron file $2, without the password that an address may have.
+# The value of $1 in the cron file $2.
 value_of() {
-    sed -n "s/^$1=//p" "$2" | sed 's|[^/,]*@||g'
+    sed -n "s/^$1=//p" "$2"
 }
 
 # The text of entries is not shown, since it may have passwords in it.
 warn_about_others() {
-    for file in /etc/crontab /etc/cron.d/* /var/spool/cron/crontabs/*; do
+    for file in /etc/crontab /etc/cron.d/* /var/spool/cron/* /var/spool/cron/crontabs/*; do
         for line in $(is_ours "$file" || grep -nE '^[^#].*(/metrics/job/|pgw-forwarder)' "$file" 2>/dev/null | cut -d: -f1); do
             warn "line $line of $file may push the same metrics. If it does, remove it"
         done
@@ -369,15 +372,17 @@ add_packages() {
     packages=
     has cron || has crond || packages=cron
     [ -n "$NO_EXPORTER$exporter" ] || packages="$packages prometheus-node-exporter"
-    # An interrupted installation may have left programs that are not usable yet.
-    [ -n "$packages$(dpkg --audit 2>/dev/null)" ] || return 0
-    step "install the packages ${packages# }" install_packages
+    # An interrupted installation may have left a program that is not usable yet, and the preset.
+    for package in cron prometheus-node-exporter; do
+        [ -z "$(dpkg --audit "$package" 2>/dev/null)" ] || packages="$packages $package"
+    done
+    [ -n "$DRY_RUN" ] || trap 'rm -rf "$temporary" "$preset"' EXIT
+    [ -z "$packages" ] || step "install the packages ${packages# }" install_packages
 }
 
 install_packages() {
     # The service of node_exporter's package would open port 9100 to every machine.
-    mkdir -p "${preset%/*}"
-    echo "disable prometheus-node-exporter.service" >"$preset"
+    echo "disable prometheus-node-exporter.service" | install -D -m 644 /dev/stdin "$preset"
     log=$temporary/log
     # shellcheck disable=SC2086 # a list of names
     {
@@ -390,7 +395,6 @@ install_packages() {
         done
         DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 apt-get "$@"
     } >"$log" 2>&1 || err "apt-get could not install $packages: $(cat "$log")"
-    rm "$preset"
 }
 
 add_user() {
@@ -403,36 +407,34 @@ add_exporter() {
     exporter=${exporter:-/usr/bin/prometheus-node-exporter}
     add_user node-exporter
     if [ -n "$SOCKET" ]; then
-        listener=--web.systemd-socket
         set -- exporter.socket exporter.service
         remember_file "${socket_file%/*}"
         put 644 "$socket_unit" "$(sed "s/=$default_user$/=$USER_NAME/" deploy/node/exporter.socket)"
     else
-        listener=--web.listen-address=$EXPORTER_ADDR
         set -- exporter.service
         ! is_ours "$socket_unit" || [ ! -f "$socket_unit" ] || step "remove exporter.socket" stop_unit "$socket_unit"
     fi
     put 644 "$unit" "$(COMMAND="$exporter $listener $last_argument${EXPORTER_ARGS:+ $EXPORTER_ARGS}" awk '
         /^ExecStart=/ { $0 = "ExecStart=" ENVIRON["COMMAND"] }
         { print }' deploy/node/exporter.service)"
-    if [ -n "$changed" ] || ! systemctl --quiet is-active "$@"; then
+    # An interrupted run may have changed a unit, too.
+    if ! systemctl --quiet is-active "$1" || systemctl show --property=NeedDaemonReload "$@" | grep -q =yes; then
         step "start $*" start_units "$@"
     fi
 }
 
 start_units() {
+    # A socket cannot start while its service runs. A new service does not exist yet.
+    systemctl --quiet stop exporter.service 2>/dev/null || :
     systemctl daemon-reload
-    # A socket cannot start while its service runs.
-    systemctl --quiet stop exporter.service
     systemctl --quiet enable "$@"
     systemctl --quiet restart "$@"
 }
 
 add_program() {
-    cmp -s "$binary" "$program" || {
-        remember_file "$program"
-        step "install $program" install_file 755 "$binary" "$program"
-    }
+    ! cmp -s "$binary" "$program" || return 0
+    remember_file "$program"
+    step "install $program" install_file 755 "$binary" "$program"
 }
 
 # install_file MODE FROM TO: in one move, so that a reader sees all or nothing of it.
@@ -446,6 +448,8 @@ add_run_directory() {
     remember_file "$run_directory"
     put 644 "$tmpfiles" "d $run_directory 0755 $USER_NAME $(id -gn "$USER_NAME" 2>/dev/null || :) -"
     step "make $run_directory" systemd-tmpfiles --create "$tmpfiles"
+    # Another user cannot use the lock files of a former one.
+    [ -n "$DRY_RUN" ] || find "$run_directory" -type f ! -user "$USER_NAME" -delete
 }
 
 # Gives cron's user copies that no other user can read.
@@ -472,33 +476,33 @@ write_access() {
     cp -a "$copies" "$access"
 }
 
-# crontab.example with the values of this entry.
+# crontab.example with the values of this entry, and the compression that has worked.
 make_crontab() {
-    COMMAND="*/$EVERY * * * * $USER_NAME $program${EXTRA:+ $EXTRA}" ENTRY=$entry awk '
+    PGW_COMPRESSION=$proven COMMAND="*/$EVERY * * * * $USER_NAME $program${EXTRA:+ $EXTRA}" ENTRY=$entry awk '
         /^#?[A-Z_]+=/ {
             name = $0
             gsub(/^#|=.*/, "", name)
             if (ENVIRON[name] != "") $0 = name "=" ENVIRON[name]
         }
         /^\*/ {
+            # A newer cron warns about */60.
+            sub(/^\*\/60 /, "0 ", ENVIRON["COMMAND"])
             gsub(/%/, "\\%", ENVIRON["COMMAND"])
             $0 = ENVIRON["COMMAND"] " 2>&1 | logger -t " ENVIRON["ENTRY"]
         }
         { print }' crontab.example
 }
 
-# Waits for the exporter, and pushes as cron will: with gzip and, if a gateway refuses that as those before
-# 1.5.0 do, without. Keeps what worked. Sets $status.
+# Pushes as cron will: with gzip and, if a gateway refuses that as those before 1.5.0 do, without. The cron
+# file gets what worked, or keeps what it had. Sets $status.
 first_push() {
-    [ -n "$NO_EXPORTER" ] || wait_for_exporter
     say "push, as cron will"
     for compression in gzip none; do
         as_cron_when_free
         [ "$status" = 7 ] || break
     done
-    # If nothing worked, what the cron file had may have worked before.
-    [ "$status" = 0 ] || compression=$(value_of PGW_COMPRESSION "$cron_file" 2>/dev/null)
-    sed -i "s/^PGW_COMPRESSION=.*/PGW_COMPRESSION=${compression:-none}/" "$settings"
+    [ "$status" != 0 ] || proven=$compression
+    put 600 "$cron_file" "$(make_crontab)"
 }
 
 wait_for_exporter() {
@@ -538,11 +542,10 @@ with_settings() {
     env -i PATH=/usr/bin:/bin "$@"
 }
 
-# put MODE FILE TEXT: writes a file of root's, unless it is like that already. Sets $changed if it was not.
+# put MODE FILE TEXT: writes a file of root's, unless it is like that already.
 put() {
     printf '%s\n' "$3" >"$temporary/new"
     cmp -s "$temporary/new" "$2" && [ "$(stat -c %a:%u:%g "$2")" = "$1:0:0" ] && return
-    changed=yes
     remember_file "$2"
     step "write $2" install_file "$1" "$temporary/new" "$2"
 }
@@ -564,13 +567,9 @@ made_of() {
     [ ! -f "$made" ] || sed -n "s/^$1 //p" "$made"
 }
 
-is_ours() {
-    made_of file | grep -qxF "$1"
-}
+is_ours() { made_of file | grep -qxF "$1"; }
 
-has() {
-    command -v "$1" >/dev/null
-}
+has() { command -v "$1" >/dev/null; }
 
 # step TEXT COMMAND...: says what is done, and does it, unless this is a dry run.
 step() {

@@ -18,6 +18,7 @@ mod install_script;
 mod lock;
 mod main_job;
 mod name_resolution;
+mod node;
 mod node_dashboards;
 mod node_installation;
 mod options;
