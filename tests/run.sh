@@ -10,10 +10,10 @@ if command -v apt-get >/dev/null; then
     only_verbs=yes
     . ./install.sh
     . deploy/demo.sh
-    packages_without_services apache2-utils busybox curl debian-archive-keyring debootstrap haproxy iproute2 jq \
-        netcat-openbsd nginx-light openssl prometheus prometheus-alertmanager prometheus-nginx-exporter \
-        prometheus-node-exporter prometheus-pushgateway python3-prometheus-client shellcheck socat \
-        systemd-container tinyproxy-bin
+    packages_without_services apache2-utils busybox curl debian-archive-keyring debootstrap fish haproxy iproute2 jq \
+        man-db mandoc netcat-openbsd nginx-light openssl prometheus prometheus-alertmanager \
+        prometheus-nginx-exporter prometheus-node-exporter prometheus-pushgateway python3-prometheus-client \
+        shellcheck socat systemd-container tinyproxy-bin zsh
     # The tests that need them are skipped without them, but not in CI.
     tests/newer-programs.sh || [ "${CI-}" != true ]
 fi

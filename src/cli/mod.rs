@@ -1,6 +1,8 @@
 //! The options, and the variables that cron files set instead of them.
 
 mod access;
+#[cfg(test)]
+mod docs;
 mod usage;
 mod values;
 

@@ -23,6 +23,7 @@ mod node_dashboards;
 mod node_installation;
 mod options;
 mod prune;
+mod release;
 mod remote_write;
 mod reports;
 mod run;
