@@ -30,16 +30,15 @@ pub const HELP: &str = "\
 Exit status:
   0  pushed (or: dry run, delete or prune done)
   1  unexpected: the lock cannot be used, the machine itself failed, or a bug
-  2  usage: an option or variable does not parse, or a file that it names cannot
-     be used; nothing was contacted
+  2  usage: an option, a variable or a file that it names is wrong; nothing was
+     contacted
   3  another run holds the lock; nothing was contacted
-  4  exporter down: no connection within the probe's limit, or no HTTP response
-     to the scrape
-  5  scrape unusable: status other than 200, empty, no sample, a line that is no
-     sample, not UTF-8, truncated, too large, too slow; nothing was pushed
-  6  gateway unreachable: name, connection, TLS or time limit; the push may not
-     have been stored
-  7  gateway refused: not 2xx, or a 2xx with a body; its words are shown";
+  4  exporter down: no connection, or no HTTP response; nothing was pushed
+  5  scrape unusable: the response is not a complete, valid exposition; nothing
+     was pushed
+  6  gateway unreachable: no connection, or no response; the push may not have
+     been stored
+  7  gateway refused: not 2xx, or a 2xx with a body; the error shows it";
 
 /// A failure with a status of its own. Every other error is [`Status::Unexpected`].
 #[derive(Debug)]

@@ -9,13 +9,21 @@ const OPTIONS: [(&str, &str, &str); 6] = [
     (
         "user",
         "USER",
-        "User for basic auth; the password comes from SIDE_PASSWORD or the next option",
+        "User for basic auth; the password is in SIDE_PASSWORD or in the file of the next option",
     ),
-    ("password-file", "FILE", "File with the password; a newline at its end is not part of it"),
-    ("token-file", "FILE", "File with a bearer token, which can also come from SIDE_TOKEN"),
-    ("cacert", "FILE", "Trust the CAs in this PEM file, not the system's"),
-    ("cert", "FILE", "This host's certificate (PEM, with its chain), for a server that wants one"),
-    ("key", "FILE", "The private key of that certificate (PEM, not encrypted)"),
+    ("password-file", "FILE", "File with the password; a newline at its end is ignored"),
+    (
+        "token-file",
+        "FILE",
+        "File with a bearer token, instead of SIDE_TOKEN; a newline at its end is ignored",
+    ),
+    ("cacert", "FILE", "PEM file of the CAs to trust instead of the system's"),
+    (
+        "cert",
+        "FILE",
+        "PEM file of this host's certificate and its chain, for a server that requires one",
+    ),
+    ("key", "FILE", "PEM file of the private key of that certificate, not encrypted"),
 ];
 
 /// The options of one side.

@@ -26,98 +26,102 @@ use crate::prune::Rule;
 use crate::status::{self, Status};
 use values::{DAY, bytes, seconds};
 
+/// A file for cron. No line is longer than a terminal has columns: it must survive copying.
+const EXAMPLE: &str = "\
+Example, a file in /etc/cron.d:
+  PGW_ADDR=push.example:9091
+  * * * * * nobody /usr/local/bin/pgw-forwarder 2>&1 | logger -t pgw-forwarder";
+
 const PROXIES: &str = "\
 Proxies:
-  The gateway, never the exporter, is reached through the http:// proxy that
-  http_proxy (for https:// addresses https_proxy) or all_proxy names, unless
-  no_proxy lists its host, domain or network.";
+  Requests to the gateway, not to the exporter, use the http:// proxy in
+  http_proxy (https_proxy for an https:// address) or all_proxy, unless
+  no_proxy lists the gateway's host, domain or network.";
 
 /// The end of the address of a VictoriaMetrics that is used as a gateway.
 const VICTORIA_METRICS: &str = "/api/v1/import/prometheus";
 
 /// Copy a node exporter's metrics to a Pushgateway, once, and exit
 ///
-/// Meant for cron: a run takes a lock, connects to the exporter, scrapes it, and pushes the response
-/// unchanged, if it is a complete exposition; otherwise nothing is pushed. Silent on success; on failure
-/// one line on stderr and an exit status that says what failed.
+/// Meant for cron. A run takes a lock, connects to the exporter, scrapes it, and pushes the response
+/// unchanged. If the response is not a complete exposition, nothing is pushed. Success is silent. A failure
+/// is an error line on stderr, one for each gateway that failed, and an exit status.
 ///
-/// Each option can be set by the variable that is named with it; the option wins. A variable that
-/// is set but empty is a value. In a file of /etc/cron.d: */1 * * * * USER PGW_ADDR=push.example:9091
-/// /usr/local/bin/pgw-forwarder 2>&1 | logger -t pgw-forwarder
+/// If an option is shown with a variable, the variable sets it as well. The option wins. A variable that is
+/// set to nothing is an empty value.
 #[derive(Parser)]
-#[command(version, after_help = format!("{PROXIES}\n\n{}", status::HELP))]
+#[command(version, after_help = format!("{EXAMPLE}\n\n{PROXIES}\n\n{}", status::HELP))]
 pub struct Cli {
-    /// The exporter: host:port, [v6]:port, an http:// or https:// URL, or unix:/path of a socket
+    /// Address of the exporter: host:port, [v6]:port, an http:// or https:// URL, or unix:/path of a socket
     #[arg(long, env, value_name = "ADDR", help_heading = "Exporter", hide_env_values = true)]
     #[arg(default_value = "127.0.0.1:9014")]
     exporter_addr: Address,
 
-    /// The path of its metrics; a query is allowed: metrics?collect[]=cpu
+    /// Path of the metrics; a query selects some of them: metrics?collect[]=cpu
     #[arg(long, env, value_name = "PATH", help_heading = "Exporter")]
     #[arg(default_value = "metrics")]
     exporter_metric: String,
 
-    /// Accept a response without Content-Length and chunks, whose end is that of the connection: its
-    /// truncation may go undetected
+    /// Accept a response with neither Content-Length nor chunked encoding; its truncation may go undetected
     #[arg(long, env, help_heading = "Exporter", value_parser = BoolishValueParser::new())]
     exporter_allow_unframed: bool,
 
     #[arg(skip)]
     exporter_access: Access,
 
-    /// Seconds (0.001 to 86400) within which the exporter has to accept the connection
+    /// Timeout for the connection to the exporter, in seconds (0.001 to 86400)
     #[arg(long, env = "EXPORTER_PROBE_TIMEOUT", value_name = "SECONDS", help_heading = "Exporter")]
     #[arg(default_value = "2", value_parser = seconds(0.001, DAY), allow_hyphen_values = true)]
     probe_timeout: Duration,
 
-    /// Seconds (0.001 to 86400) within which the response has to be complete
+    /// Timeout for the exporter's complete response, in seconds (0.001 to 86400)
     #[arg(long, env = "EXPORTER_SCRAPE_TIMEOUT", value_name = "SECONDS")]
     #[arg(help_heading = "Exporter", default_value = "10", value_parser = seconds(0.001, DAY))]
     #[arg(allow_hyphen_values = true)]
     scrape_timeout: Duration,
 
-    /// Refuse a response of more bytes
+    /// Refuse a response that is larger than this many bytes
     #[arg(long, env = "EXPORTER_MAX_BYTES", value_name = "BYTES", help_heading = "Exporter")]
     #[arg(default_value = "67108864", value_parser = bytes, allow_hyphen_values = true)]
     max_bytes: u64,
 
-    /// The Pushgateway: host:port, [v6]:port, or an http:// or https:// URL, with a path prefix if it has
-    /// one; several, separated by commas, all get the same
+    /// Address of the Pushgateway: host:port, [v6]:port, or an http:// or https:// URL, with its path prefix;
+    /// several, separated by commas, get the same push; a password in it belongs in the variable, since
+    /// every user can read arguments
     #[arg(long, env, value_name = "ADDR[,ADDR...]", help_heading = "Gateway")]
     #[arg(hide_env_values = true, default_value = "127.0.0.1:9091", value_delimiter = ',')]
     pgw_addr: Vec<Address>,
 
-    /// The label job of the grouping key; for --prune, if it is given, the only job to prune
-    /// [default: node]
+    /// Label job of the grouping key; with --prune, the only job to prune [default: node; with --prune, all]
     #[arg(long, env, value_name = "JOB", help_heading = "Gateway")]
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pgw_job: Option<String>,
 
-    /// The label instance of the grouping key [default: this host's name]
+    /// Label instance of the grouping key [default: this host's name]
     #[arg(long, env, value_name = "INSTANCE", help_heading = "Gateway")]
     pgw_instance: Option<String>,
 
-    /// A further label of the grouping key; repeatable; the variable takes several, separated by commas
+    /// Further label of the grouping key; repeatable; the variable takes several, separated by commas
     #[arg(long, env = "PGW_LABELS", value_name = "NAME=VALUE", help_heading = "Gateway")]
     pgw_label: Vec<String>,
 
-    /// post replaces the families of the group that are pushed, put replaces the whole group
+    /// put replaces the whole group; post replaces only the families that are pushed
     #[arg(long, env, value_name = "METHOD", help_heading = "Gateway")]
     #[arg(default_value = "post", value_parser = ["post", "put"], ignore_case = true)]
     pgw_method: String,
 
-    /// Compress pushes: VictoriaMetrics and Pushgateways since 1.5.0 take gzip
+    /// Compression of pushes; gzip needs Pushgateway 1.5.0 or VictoriaMetrics
     #[arg(long, env, value_name = "COMPRESSION", help_heading = "Gateway")]
     #[arg(default_value = "none", value_parser = ["none", "gzip"], ignore_case = true)]
     pgw_compression: String,
 
-    /// Seconds (0.001 to 86400) within which a gateway has to read the push and answer
+    /// Timeout for a push and the gateway's response, in seconds (0.001 to 86400)
     #[arg(long, env = "PGW_PUSH_TIMEOUT", value_name = "SECONDS", help_heading = "Gateway")]
     #[arg(default_value = "10", value_parser = seconds(0.001, DAY), allow_hyphen_values = true)]
     push_timeout: Duration,
 
-    /// If the exporter is down (exit status 4) or its response unusable (5), push that status to a group of
-    /// its own: job pgw_forwarder, forwarded_job JOB
+    /// If the run ends with exit status 4 or 5, push that status to another group: job pgw_forwarder,
+    /// forwarded_job JOB
     #[arg(long, env = "PGW_REPORT_FAILURES", help_heading = "Gateway")]
     #[arg(value_parser = BoolishValueParser::new())]
     pub report_failures: bool,
@@ -125,38 +129,37 @@ pub struct Cli {
     #[arg(skip)]
     gateway_access: Access,
 
-    /// Sleep a share of this many seconds (0 to 86400) first, fixed for each grouping key, so that a fleet
-    /// does not push in the same second
+    /// Spread the pushes of a fleet over this many seconds (0 to 86400); each grouping key waits for its own,
+    /// fixed share of them
     #[arg(long, env = "FORWARDER_SPLAY", value_name = "SECONDS", help_heading = "Run")]
     #[arg(default_value = "0", value_parser = seconds(0.0, DAY), allow_hyphen_values = true)]
     pub splay: Duration,
 
     /// The lock file [default: one for each gateway and grouping key, in /run/pgw-forwarder,
-    /// /run/user/UID, or pgw-forwarder-UID in the directory for temporary files]
+    /// /run/user/UID or $TMPDIR/pgw-forwarder-UID]
     #[arg(long, env = "FORWARDER_LOCK_FILE", value_name = "FILE", help_heading = "Run")]
     pub lock_file: Option<PathBuf>,
 
-    /// Scrape, and write to stdout what would be pushed, or with --prune what would be deleted; takes no
-    /// lock, sleeps no splay
+    /// Scrape, and write to stdout what would be pushed; with --prune, what would be deleted; without lock
+    /// and splay
     #[arg(long, help_heading = "Run")]
     pub dry_run: bool,
 
-    /// Delete this node's group from the gateway, and do nothing else
+    /// Delete this node's group and its report from the gateway, and do nothing else
     #[arg(long, conflicts_with = "dry_run", help_heading = "Run")]
     pub delete: bool,
 
     /// On the monitoring host: delete the groups whose last push is more than this many seconds (1 to
-    /// 315360000) ago by the gateway's clock, and do nothing else; each of its requests may take as long as
-    /// a push
+    /// 315360000) ago by the gateway's clock, and do nothing else; --push-timeout applies to each request
     #[arg(long, value_name = "SECONDS", conflicts_with = "delete", help_heading = "Run")]
     #[arg(value_parser = seconds(1.0, 3650.0 * DAY), allow_hyphen_values = true)]
     prune: Option<Duration>,
 
-    /// Log more: -v what is done, -vv how; without it, RUST_LOG decides [default: warn]
+    /// Log each step; -vv logs requests as well; overrides RUST_LOG [default: warn]
     #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", help_heading = "Run")]
     verbose: u8,
 
-    /// Print nothing, not even why a run failed
+    /// Log nothing, not even an error; the exit status and the output of --dry-run stay
     #[arg(short, long, help_heading = "Run")]
     pub quiet: bool,
 }
