@@ -12,7 +12,7 @@ demo() {
     trap 'say "ending"; exit 0' INT TERM HUP
     trap 'exit 1' PIPE
     directory=$(mktemp -d)
-    # A proxy for the rest of the world is none for this host.
+    # A proxy of the user cannot reach this host's loopback interface.
     export no_proxy=127.0.0.1
 
     exporter=127.0.0.1:$(free_port 9014)
@@ -38,7 +38,7 @@ demo() {
     push -v
     show_answer "node_load1{job=\"node\",instance=\"$(uname -n)\"}"
 
-    say "look for yourself; it pushes every 5 seconds until you press Ctrl-C"
+    say "open these addresses; the demo pushes every 5 seconds until you press Ctrl-C"
     echo "node_exporter  http://$exporter/metrics"
     echo "Pushgateway    http://$gateway/"
     echo "Prometheus     http://$prometheus/graph?g0.expr=node_load1&g0.tab=0&g0.range_input=5m"
@@ -49,8 +49,9 @@ demo() {
     done
 }
 
+# push ARG...: runs the program with these variables and no others: install.sh exports empty ones.
 push() {
-    EXPORTER_ADDR=$exporter PGW_ADDR=$gateway FORWARDER_LOCK_FILE=$directory/lock "$forwarder" "$@"
+    env -i EXPORTER_ADDR="$exporter" PGW_ADDR="$gateway" FORWARDER_LOCK_FILE="$directory/lock" "$forwarder" "$@"
 }
 
 # Asks Prometheus until it has scraped what was pushed.
@@ -69,7 +70,7 @@ show_answer() {
 start() {
     name=$1 url=$2
     shift 2
-    # In a session of its own: Ctrl-C is for this script, which ends it in its turn.
+    # In a session of its own, so that Ctrl-C reaches this script only. It then ends the server.
     setsid "$@" >"$directory/$name.log" 2>&1 &
     server=$!
     servers="${servers-} $server"
@@ -77,7 +78,7 @@ start() {
         is_alive "$server" || err "$name ended: $(cat "$directory/$name.log")"
         pause 0.1
     done
-    # Somebody else may have been faster to take the port, and have answered.
+    # Another program may have taken the port meanwhile, and have answered in place of this server.
     pause 0.1
     is_alive "$server" || err "$name ended: $(cat "$directory/$name.log")"
 }
@@ -86,7 +87,7 @@ is_alive() {
     kill -0 "$1" 2>/dev/null
 }
 
-# Sleeps so that a signal is answered at once.
+# Sleeps in the background, so that a trap runs at once.
 pause() {
     sleep "$1" &
     sleeper=$!
@@ -95,7 +96,7 @@ pause() {
 
 end_demo() {
     trap '' INT TERM HUP PIPE
-    # Their ends are expected, whatever their statuses.
+    # A server may have ended already.
     # shellcheck disable=SC2086 # a list of PIDs
     kill ${servers-} ${sleeper-} 2>/dev/null || :
     wait
@@ -137,8 +138,8 @@ program() {
     command -v "prometheus-$(echo "$1" | tr _ -)" || command -v "$1"
 }
 
-# Installs packages so that none of their services starts, now or at the next boot. Where systemd runs, a preset
-# does that; elsewhere policy-rc.d, which must be gone afterwards.
+# Installs packages so that none of their services starts, now or at the next boot. With systemd, a preset does
+# that. Without it, policy-rc.d does, and must be removed afterwards.
 packages_without_services() {
     lacking=
     for package in "$@"; do
@@ -166,7 +167,7 @@ packages_without_services() {
     log=$(mktemp)
     # shellcheck disable=SC2086 # a list of names
     {
-        # The known lists may do if they cannot be updated.
+        # If the lists cannot be updated, the old ones may suffice.
         as_root apt-get -q update || :
         as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
             apt-get -qy -o DPkg::Lock::Timeout=300 install --no-install-recommends $lacking

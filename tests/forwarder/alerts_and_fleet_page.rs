@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::docs;
 use crate::fake::{Fake, exposition};
 use crate::host::{fetched_program, require, wait_for};
 use crate::run::Run;
@@ -370,6 +371,7 @@ fn find_unreadable_group(gateway: &Server, prometheus: &Server, body: &[u8]) {
     let description =
         wait_for("PushgatewayDown", || annotation(prometheus, "PushgatewayDown", "description"));
     let command = &description[description.find("curl ").unwrap()..];
+    assert_eq!(command, docs::command("docs/troubleshooting.md", "curl -s http://127.0.0.1:9091"));
     let output = Command::new("sh")
         .args(["-c", &replace(command, "127.0.0.1:9091", &gateway.addr)])
         .env("no_proxy", "*")

@@ -11,11 +11,12 @@ use serde_json::{Value, from_str};
 use tempfile::TempDir;
 
 use crate::booted_machine::{self, Suite, image};
+use crate::docs;
 use crate::host::{
     fetched_program, find_program, free_port, program, require, run_command, wait_for,
 };
 use crate::run::FORWARDER;
-use crate::servers::{get, query};
+use crate::servers::{get, query, replace};
 
 const SOURCE: &str = env!("CARGO_MANIFEST_DIR");
 const PLAIN: &str = "-f deploy/compose.yaml";
@@ -397,16 +398,11 @@ fn one_step_secures_the_gateway(containers: &Containers) {
     assert_eq!(secured("ca.crt"), ca);
     assert_eq!(secured("node.password"), password);
     assert_ne!(secured("gateway.crt"), certificate);
-    // The README's command adds a user. The test only replaces its prompt.
-    let script = include_str!("../../README.md")
-        .lines()
-        .find_map(|line| line.strip_prefix("    printf '  %s"))
-        .unwrap()
-        .replace("-nB node2", "-nbB node2 neues-wort");
-    let added = Command::new("sh")
-        .args(["-c", &format!("printf '  %s{script}")])
-        .current_dir(&containers.directory)
-        .status();
+    // The page's command adds a user. The test only replaces its prompt.
+    let script = docs::command("docs/security.md", "printf '  %s");
+    let script = replace(&script, "-nB node2", "-nbB node2 neues-wort");
+    let added =
+        Command::new("sh").args(["-c", &script]).current_dir(&containers.directory).status();
     assert!(added.unwrap().success());
     containers.compose(SECURED, "up -d --force-recreate");
     wait_for("the second user", || (status("node2", "neues-wort") == "200").then_some(()));

@@ -1,4 +1,4 @@
-//! `install.sh --demo`, the README's first command.
+//! `install.sh --demo`, the README's first command, and the output that the README shows.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
+use crate::docs;
 use crate::host::wait_for;
 use crate::servers::{count_pushes, get};
 
@@ -28,12 +29,28 @@ impl Drop for Demo {
     }
 }
 
+/// Lines without what differs from run to run: numbers, the name of this host, a random directory.
+fn mask(lines: &[String]) -> Vec<String> {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let mask_line = |line: &String| {
+        let line = line.replace(&format!("\"{host}\""), "\"web-1\"");
+        let line = line.replace(&format!("/instance/{host} "), "/instance/web-1 ");
+        let line = match line.split_once("holding the lock ") {
+            Some((start, _)) => format!("{start}holding the lock"),
+            None => line,
+        };
+        let parts = line.split(|c: char| c.is_ascii_digit() || c == '.');
+        parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join("N")
+    };
+    lines.iter().map(mask_line).collect()
+}
+
 /// Runs the demo until it shows its addresses, ends it, and asserts that nothing is left of it.
 fn run_demo(end: impl Fn(Pid)) {
     let temporary = tempfile::tempdir().unwrap();
     // A background job of a shell ignores SIGINT, and so would its children.
     let mut demo = Command::new("env")
-        .args(["--default-signal", "./install.sh", "--demo"])
+        .args(["--default-signal", "sh", "-c", "exec ./install.sh --demo 2>&1"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("TMPDIR", temporary.path())
         .process_group(0)
@@ -56,6 +73,10 @@ fn run_demo(end: impl Fn(Pid)) {
     }
     let result = output.iter().find(|line| line.starts_with("node_load1{instance=\""));
     assert!(result.is_some_and(|line| line.contains("job=\"node\"} => ")), "{output:#?}");
+
+    let shown = docs::block("README.md", "==> pushing once");
+    let start = output.iter().position(|line| *line == shown[0]).unwrap();
+    assert_eq!(mask(&output[start..]), mask(&shown));
 
     let [exporter, gateway, prometheus, fleet] = &addresses[..] else { unreachable!() };
     assert_eq!(fleet, prometheus);

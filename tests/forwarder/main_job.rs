@@ -164,7 +164,7 @@ fn dry_run_prints_the_exposition_and_pushes_nothing() {
     assert!(gateway.requests().is_empty());
     assert!(!lock.exists(), "a dry run must not delay the run of cron");
 
-    // As in the README. promtool ends with 3 because of some names of node_exporter, and with 1 if a line
+    // promtool ends with 3 because of some names of node_exporter, and with 1 if a line
     // does not parse.
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
@@ -291,10 +291,25 @@ fn messages_follow_the_options_and_rust_log() {
 
 #[test]
 fn example_crontab_pushes() {
+    assert_pushes(include_str!("../../crontab.example"));
+}
+
+#[test]
+fn example_in_the_help_of_a_narrow_terminal_pushes() {
+    let help = Command::new(FORWARDER).arg("--help").env("COLUMNS", "80").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let (_, example) = help.split_once("\nExample, a file in /etc/cron.d:\n").unwrap();
+    let (example, _) = example.split_once("\n\n").unwrap();
+    assert!(example.lines().all(|line| line.len() <= 80), "{example}");
+    assert_pushes(example);
+}
+
+/// Asserts that the entry of this cron file pushes.
+fn assert_pushes(crontab: &str) {
     let (exporter, gateway) = (Server::node_exporter(), Server::pushgateway(&[]));
-    let example = include_str!("../../crontab.example");
-    let lines = || example.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let entry = lines().find_map(|line| line.strip_prefix("*/1 * * * * ")).unwrap();
+    let lines =
+        || crontab.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let (_, entry) = lines().find_map(|line| line.split_once(" * * * * ")).unwrap();
     let (_user, command) = entry.split_once(' ').unwrap();
     let variables =
         lines().filter_map(|line| line.split_once('=')).filter(|(n, _)| !n.contains(' '));

@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::process::geteuid;
 
+use crate::docs;
 use crate::fake::{Fake, exposition, hang, response};
 use crate::host::{require, unused_address, wait_for};
 use crate::run::{Ended, Run, copy_program};
-use crate::servers::{Server, count_pushes, families, query_once};
+use crate::servers::{Server, count_pushes, families, query_once, replace};
 use crate::tls_and_credentials::{Files, PASSWORD};
 
 /// An exporter with one sample.
@@ -438,20 +439,17 @@ fn gateways_are_served_one_after_the_other_if_no_thread_can_be_started() {
     }
 }
 
-/// Scrape targets for two gateways, as in the README, with these addresses.
+/// Scrape targets for two gateways, as in docs/scaling.md, with these addresses.
 fn targets(a: &str, b: &str) -> String {
-    format!(
-        "      - targets: [{a}]\n        labels: {{ gateway: a }}\n\
-         \x20     - targets: [{b}]\n        labels: {{ gateway: b }}\n"
-    )
+    let block = docs::block("docs/scaling.md", "static_configs:");
+    let lines: String = block[1..].iter().map(|line| format!("    {line}\n")).collect();
+    replace(&replace(&lines, "push-a.example:9091", a), "push-b.example:9091", b)
 }
 
-/// The README's query that counts each instance once: on the gateway that got its last push.
+/// The query of docs/scaling.md that counts each instance once: on the gateway that got its last push.
 fn once(series: &str) -> String {
-    format!(
-        "max without (gateway) ({series} and on (job, instance, gateway) \
-         topk without (gateway) (1, push_time_seconds))"
-    )
+    let query = docs::command("docs/scaling.md", "max without (gateway) (");
+    replace(&query, "node_load1", series)
 }
 
 #[test]
