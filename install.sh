@@ -150,10 +150,7 @@ join() {
     add_credentials
     make_crontab >"$settings"
     [ -n "$DRY_RUN$NO_EXPORTER" ] || wait_for_exporter
-    # Before the push, since --uninstall deletes the metrics of this file.
-    proven=$(value_of PGW_COMPRESSION "$cron_file" 2>/dev/null) || :
-    put 600 "$cron_file" "$(make_crontab)"
-    [ -n "$DRY_RUN" ] || first_push
+    put_entry
     systemctl --quiet is-active cron.service || systemctl --quiet is-active crond.service ||
         step "start cron" systemctl --quiet enable --now cron.service
     [ -z "$DRY_RUN" ] || exit 0
@@ -272,8 +269,7 @@ check_options() {
 ends before the next one starts"
 }
 
-# A bundle has the program beside this script. A checkout builds it, as the user who has Rust: a login shell
-# finds cargo.
+# A bundle has the program beside this script. A checkout builds it, as the user whose login shell finds cargo.
 find_program() {
     binary=$PWD/pgw-forwarder
     [ ! -x "$binary" ] || return 0
@@ -317,7 +313,7 @@ judge_settings() {
     make_crontab >"$settings"
     status=0
     error=$(with_settings sh -c "'$binary' --dry-run $EXTRA" 2>&1 >/dev/null) || status=$?
-    error=${error#pgw-forwarder: error: }
+    error=${error#pgw-forwarder: error: } error=${error%. (exit status 2)}
     case $status:$NO_EXPORTER$SOCKET:$error in
         2:*) wrong "${error%%. See --help*}" ;;
         4::*refused*) ;;
@@ -493,9 +489,13 @@ make_crontab() {
         { print }' crontab.example
 }
 
-# Pushes as cron will: with gzip and, if a gateway refuses that as those before 1.5.0 do, without. The cron
-# file gets what worked, or keeps what it had. Sets $status.
-first_push() {
+# Writes the cron file, and pushes as cron will: with gzip and, if a gateway refuses that as those before 1.5.0
+# do, without. Keeps what works, or worked before. Sets $status.
+put_entry() {
+    proven=$(value_of PGW_COMPRESSION "$cron_file" 2>/dev/null) || :
+    # Before the push, since --uninstall deletes the metrics of this file.
+    put 600 "$cron_file" "$(make_crontab)"
+    [ -z "$DRY_RUN" ] || return 0
     say "push, as cron will"
     for compression in gzip none; do
         as_cron_when_free

@@ -49,15 +49,15 @@ impl Node {
 
     /// A machine whose administrator has installed the packages.
     pub fn new(suite: Suite) -> Node {
-        let node = Node::bare(suite);
-        node.prepare()
+        // Otherwise a rerun would have to wait for cron's run, which sleeps.
+        Node { options: "--splay 0", ..Node::bare(suite) }.prepare()
     }
 
     /// The same for stories that wait for several runs of cron, but are not about its schedule.
     pub fn with_short_minutes(suite: Suite) -> Node {
-        let node = Node::bare(suite);
+        let node = Node { options: "--splay 0", ..Node::bare(suite) };
         node.machine.shorten_minutes_of_cron(5);
-        Node { options: "--splay 0", ..node }.prepare()
+        node.prepare()
     }
 
     fn prepare(mut self) -> Node {
