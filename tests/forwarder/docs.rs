@@ -322,7 +322,8 @@ fn is_command(code: &str) -> bool {
         })
     };
     let mut words = code.split(' ').skip_while(is_variable);
-    let program = words.next().unwrap_or_default().rsplit('/').next().unwrap();
+    let path = words.next().unwrap_or_default();
+    let program = path.trim_start_matches("./").trim_start_matches("tests/");
     PROGRAMS.contains(&program) && (words.next().is_some() || program == "fleet.sh")
 }
 
