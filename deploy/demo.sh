@@ -45,7 +45,7 @@ demo() {
     echo "the fleet      http://$prometheus/consoles/fleet.html"
     while pause 5; do
         # Ctrl-C may end the push before the script sees it.
-        push || [ $? -gt 128 ] || err "a push has failed, see above; the demo is over"
+        push || [ $? -gt 128 ] || err "a push failed, see above. The demo ends"
     done
 }
 
@@ -60,7 +60,7 @@ show_answer() {
     tries=30
     until answer=$(promtool query instant "http://$prometheus" "$1" 2>&1) && [ -n "$answer" ]; do
         tries=$((tries - 1))
-        [ "$tries" -gt 0 ] || err "Prometheus does not know it: $answer $(cat "$directory/prometheus.log")"
+        [ "$tries" -gt 0 ] || err "the push did not reach Prometheus: $answer $(cat "$directory/prometheus.log")"
         pause 1
     done
     echo "$answer"
@@ -147,7 +147,7 @@ packages_without_services() {
         [ "$status" = installed ] || lacking="$lacking $package"
     done
     [ -n "$lacking" ] || return 0
-    has apt-get || err "missing programs, and no apt-get to install them:$lacking"
+    has apt-get || err "apt-get is missing. Install these packages yourself:$lacking"
 
     say "install from the distribution:$lacking"
     trap allow_services EXIT
