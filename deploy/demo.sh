@@ -1,5 +1,5 @@
 # shellcheck shell=sh disable=SC2154
-# The servers of "install.sh --demo" and of tests/bench.sh, which both read this file.
+# "install.sh --demo". The tests use its functions to install packages and to start servers.
 
 demo() {
     find_cargo
@@ -105,15 +105,21 @@ end_demo() {
 # The first port from $1 on where nothing listens.
 free_port() {
     port=$1
-    while [ -n "$(listeners "$port")" ]; do
+    while listens_on "$port"; do
         port=$((port + 1))
     done
     echo "$port"
 }
 
+# Whether a program listens on port $1, as the kernel shows it.
+listens_on() {
+    cat /proc/net/tcp /proc/net/tcp6 2>/dev/null |
+        grep -q "^ *[0-9]*: [0-9A-F]*:$(printf %04X "$1") [0-9A-F]*:0000 0A "
+}
+
 find_cargo() {
     PATH=$PATH:${HOME-}/.cargo/bin
-    has cargo || err "Rust is missing; get it from https://rustup.rs, and run this as the same user"
+    has cargo || err "Rust is missing. Get it from https://rustup.rs, and run this as the same user"
 }
 
 install_programs() {
@@ -123,5 +129,57 @@ install_programs() {
     has prometheus && has promtool || missing="$missing prometheus"
     has curl || missing="$missing curl"
     # shellcheck disable=SC2086 # a list of names
-    [ -z "$missing" ] || install_packages $missing
+    [ -z "$missing" ] || packages_without_services $missing
+}
+
+# The path of a program under the distribution's name or upstream's.
+program() {
+    command -v "prometheus-$(echo "$1" | tr _ -)" || command -v "$1"
+}
+
+# Installs packages so that none of their services starts, now or at the next boot. Where systemd runs, a preset
+# does that; elsewhere policy-rc.d, which must be gone afterwards.
+packages_without_services() {
+    lacking=
+    for package in "$@"; do
+        status=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null) || :
+        [ "$status" = installed ] || lacking="$lacking $package"
+    done
+    [ -n "$lacking" ] || return 0
+    has apt-get || err "missing programs, and no apt-get to install them:$lacking"
+
+    say "install from the distribution:$lacking"
+    trap allow_services EXIT
+    trap 'exit 130' INT TERM HUP
+    if [ -d /run/systemd/system ]; then
+        file=/run/systemd/system-preset/50-pgw-forwarder.preset text="disable *"
+    else
+        file=/usr/sbin/policy-rc.d text=$(printf '#!/bin/sh\n# pgw-forwarder\nexit 101')
+    fi
+    # A file of the administrator stays as it is. A killed run may have left one of this script.
+    [ ! -e "$file" ] || [ "$(cat "$file")" = "$text" ] || file=
+    [ -z "$file" ] || {
+        as_root mkdir -p "${file%/*}"
+        echo "$text" | as_root tee "$file" >/dev/null
+        as_root chmod 755 "$file"
+    }
+    log=$(mktemp)
+    # shellcheck disable=SC2086 # a list of names
+    {
+        # The known lists may do if they cannot be updated.
+        as_root apt-get -q update || :
+        as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
+            apt-get -qy -o DPkg::Lock::Timeout=300 install --no-install-recommends $lacking
+    } >"$log" 2>&1 || err "apt-get could not install$lacking: $(cat "$log")"
+    allow_services
+    trap - EXIT INT TERM HUP
+}
+
+allow_services() {
+    [ -z "${file-}" ] || as_root rm -f "$file"
+    rm -f "${log-}"
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }

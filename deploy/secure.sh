@@ -24,8 +24,8 @@ for name in "$@"; do
         *) names=$names,IP:$name ;;
     esac
 done
-has openssl || install_packages openssl
-has htpasswd || install_packages apache2-utils
+has openssl || packages_without_services openssl
+has htpasswd || packages_without_services apache2-utils
 
 # Nobody else on this host can enter the directory. Each container is given its own files of it
 # alone, which it reads as a user that is not their owner: hence the modes below.

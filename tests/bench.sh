@@ -12,7 +12,7 @@ only_verbs=yes
 bench() {
     find_cargo
     install_programs
-    install_packages nginx-light systemd valgrind
+    packages_without_services nginx-light systemd valgrind
 
     trap 'rm -rf "${memory-}"; end_demo' EXIT
     trap 'exit 130' INT TERM HUP

@@ -6,9 +6,14 @@ PATH=$PATH:${HOME-}/.cargo/bin
 target=${CARGO_TARGET_DIR:-target}
 
 if command -v apt-get >/dev/null; then
-    ./install.sh --packages apache2-utils busybox curl debootstrap haproxy iproute2 jq netcat-openbsd nginx-light \
-        openssl prometheus prometheus-alertmanager prometheus-nginx-exporter prometheus-node-exporter \
-        prometheus-pushgateway python3-prometheus-client shellcheck socat systemd-container tinyproxy-bin
+    # shellcheck disable=SC2034 # install.sh reads it
+    only_verbs=yes
+    . ./install.sh
+    . deploy/demo.sh
+    packages_without_services apache2-utils busybox curl debian-archive-keyring debootstrap haproxy iproute2 jq \
+        netcat-openbsd nginx-light openssl prometheus prometheus-alertmanager \
+        prometheus-nginx-exporter prometheus-node-exporter prometheus-pushgateway python3-prometheus-client \
+        shellcheck socat systemd-container tinyproxy-bin
     # The tests that need them are skipped without them, but not in CI.
     tests/newer-programs.sh || [ "${CI-}" != true ]
 fi

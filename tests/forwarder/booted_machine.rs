@@ -1,14 +1,15 @@
 //! A node for tests: a minimal Debian that systemd boots in a container, with its own network link.
+//! Each test has its machine in its own namespaces and its own control group, so all run at the same time.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::Mutex;
+use std::process::{self, Child, Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -17,10 +18,30 @@ use crate::host::{self, find_program, run_command, wait_for};
 /// The addresses of the machine and of the other end of its link.
 pub const INSIDE: &str = "10.213.0.2";
 pub const OUTSIDE: &str = "10.213.0.1";
-const NAME: &str = "pgwnode";
-
 /// The time limit of a command on the machine.
 const MAX_SECONDS: &str = "300";
+
+/// The packages that a machine has in addition to the minimum.
+const INSTALLED: &str = "systemd,systemd-sysv,dbus,iproute2,procps,libfaketime";
+
+/// The packages that install.sh installs, and a second exporter. A machine has downloaded, not installed them.
+const DOWNLOADED: &str = "cron prometheus-node-exporter prometheus-process-exporter";
+
+/// The release of Debian on a machine: its systemd, cron and node_exporter.
+#[derive(Clone, Copy)]
+pub enum Suite {
+    Bookworm,
+    Trixie,
+}
+
+impl Suite {
+    fn name(self) -> &'static str {
+        match self {
+            Suite::Bookworm => "bookworm",
+            Suite::Trixie => "trixie",
+        }
+    }
+}
 
 /// The requirement for a machine that this host does not meet.
 pub fn unmet_requirement() -> Option<String> {
@@ -33,11 +54,37 @@ pub fn unmet_requirement() -> Option<String> {
     (!missing.is_empty()).then(|| format!("a booted Debian needs {missing:?}"))
 }
 
-/// Runs the test of this full name again, in its own network and mount namespaces where a machine can boot.
-/// Returns whether this is already that run.
-pub fn enter_own_namespaces(test: &str) -> bool {
+/// Makes tests of stories, each on each suite: `STORY` becomes `bookworm::STORY` and `trixie::STORY`.
+macro_rules! on_each_suite {
+    ($($story:ident,)*) => {
+        $crate::booted_machine::on_each_suite!(bookworm Bookworm $($story)*);
+        $crate::booted_machine::on_each_suite!(trixie Trixie $($story)*);
+    };
+    ($module:ident $suite:ident $($story:ident)*) => {
+        mod $module {
+            $(#[test]
+            fn $story() {
+                let test = concat!(module_path!(), "::", stringify!($story));
+                let suite = $crate::booted_machine::Suite::$suite;
+                if $crate::booted_machine::enter_own_namespaces(test, suite) {
+                    super::$story(suite);
+                }
+            })*
+        }
+    };
+}
+pub(crate) use on_each_suite;
+
+/// Runs a test again, in its own network and mount namespaces where a machine of this suite can boot.
+/// Returns whether this is already that run. `test` is the path of its function.
+pub fn enter_own_namespaces(test: &str, suite: Suite) -> bool {
+    let unmet = unmet_requirement();
+    if !host::require(unmet.is_none(), unmet.as_deref().unwrap_or_default()) {
+        return false;
+    }
     // Only this side of the namespaces reaches the distribution's packages.
-    image();
+    image(suite);
+    let (_, test) = test.split_once("::").unwrap();
     if !host::enter_own_namespaces(test) {
         return false;
     }
@@ -51,22 +98,27 @@ pub fn enter_own_namespaces(test: &str) -> bool {
 pub struct Machine {
     container: RefCell<Child>,
     root: PathBuf,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Machine {
-    /// Boots a copy of the image, with `bundle` as its /root/bundle.
-    pub fn boot(bundle: &[(&Path, &str)]) -> Machine {
+    /// Boots the suite's image, with `bundle` as its /root/bundle. All that changes is in memory.
+    pub fn boot(suite: Suite, bundle: &[(&Path, &str)]) -> Machine {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let path = directory.path().display();
+        run_command(&format!("mount -t tmpfs tmpfs {path}"));
+        run_command(&format!("mkdir {path}/upper {path}/work {path}/root"));
+        run_command(&format!(
+            "mount -t overlay -o lowerdir={},upperdir={path}/upper,workdir={path}/work overlay {path}/root",
+            image(suite).display()
+        ));
         let root = directory.path().join("root");
-        run_command(&format!("cp -a --reflink=auto {} {}", image().display(), root.display()));
         for (from, to) in bundle {
             let to = root.join("root/bundle").join(to);
             fs::create_dir_all(to.parent().unwrap()).unwrap();
             fs::copy(from, to).unwrap();
         }
-        let machine =
-            Machine { container: RefCell::new(start(&root)), root, _directory: directory };
+        let machine = Machine { container: RefCell::new(start(&root)), root, directory };
         machine.wait_until_up();
         machine
     }
@@ -90,13 +142,30 @@ impl Machine {
                 .contains(&std::str::from_utf8(&state).unwrap())
                 .then_some(())
         });
-        run_command(&format!("ip address replace {OUTSIDE}/24 dev ve-{NAME}"));
+        run_command(&format!("ip address replace {OUTSIDE}/24 dev ve-{}", name()));
         self.link("up");
     }
 
     /// Switches the link "up" or "down".
     pub fn link(&self, state: &str) {
-        run_command(&format!("ip link set ve-{NAME} {state}"));
+        run_command(&format!("ip link set ve-{} {state}", name()));
+    }
+
+    /// Makes each minute of cron last only so many seconds, whether cron is installed yet or not. No other
+    /// program's clock changes, not even that of cron's jobs: they get an environment of their own.
+    pub fn shorten_minutes_of_cron(&self, seconds: u32) {
+        let file = self.file("/etc/systemd/system/cron.service.d/faketime.conf");
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        // Otherwise the times of unchanged files would differ at each reading.
+        let unit = format!(
+            "[Service]\nEnvironment=NO_FAKE_STAT=1 \"FAKETIME=+0 x{}\"\n\
+             Environment=LD_PRELOAD=/usr/$LIB/faketime/libfaketime.so.1\n",
+            60.0 / f64::from(seconds)
+        );
+        fs::write(file, unit).unwrap();
+        self.succeed(
+            "systemctl daemon-reload; ! systemctl --quiet is-active cron || systemctl restart cron",
+        );
     }
 
     /// The PID of the machine's first process on the host.
@@ -168,11 +237,16 @@ impl Machine {
         .join(" -o ");
         let listing = self.succeed(&format!(
             "find / -xdev \\( {ignored} \\) -prune -o \
-             \\( -type f -printf '%p\\t%m %u ' -exec sha256sum -z {{}} \\; -printf '\\n' \\) \
+             \\( -type f -printf '%p\\t%m %u\\n' -exec sha256sum {{}} + \\) \
              -o \\( -type l -printf '%p\\t%l\\n' \\) -o \\( -type d -printf '%p\\t%m %u\\n' \\)",
         ));
-        let lines = listing.lines().filter_map(|line| line.split_once('\t'));
-        lines.map(|(path, rest)| (path.to_owned(), rest.to_owned())).collect()
+        let mut state = BTreeMap::<_, String>::new();
+        for line in listing.lines() {
+            let hash = || line.split_once("  ").map(|(hash, path)| (path, hash));
+            let (path, part) = line.split_once('\t').or_else(hash).unwrap();
+            *state.entry(path.to_owned()).or_default() += &format!("{part} ");
+        }
+        state
     }
 
     /// Asserts that nothing differs from an earlier state.
@@ -196,27 +270,42 @@ impl Drop for Machine {
         let mut container = self.container.borrow_mut();
         // SIGTERM powers it off in order. Otherwise its files would still be in use.
         let _ = kill_process(Pid::from_child(&container), Signal::TERM);
+        let mut has_ended = || container.try_wait().is_ok_and(|status| status.is_some());
         for _ in 0..600 {
-            if container.try_wait().is_ok_and(|status| status.is_some()) {
-                return;
+            if has_ended() {
+                break;
             }
             thread::sleep(Duration::from_millis(100));
         }
         let _ = container.kill();
         let _ = container.wait();
+        let _ = Command::new("umount").args(["-R", "-l"]).arg(self.directory.path()).status();
+        let _ = Command::new("find").args([&cgroup(), "-depth", "-type", "d", "-delete"]).status();
     }
+}
+
+/// The machine's name, which no machine of another test has.
+fn name() -> String {
+    format!("pgw{}", process::id())
+}
+
+/// The machine's control group. In the same one, two machines would kill each other's services.
+fn cgroup() -> String {
+    format!("/sys/fs/cgroup/{}", name())
 }
 
 /// Boots the tree `root`.
 fn start(root: &Path) -> Child {
     let log = File::create(root.with_extension("console")).unwrap();
-    Command::new("systemd-nspawn")
-        .args(["--boot", "--register=no", "--keep-unit", "--network-veth", "--quiet"])
-        .args(["--resolv-conf=off", "--timezone=off", "--console=read-only"])
+    let cgroup = cgroup();
+    Command::new("sh")
+        .args(["-c", "mkdir -p \"$0\" && echo $$ >\"$0/cgroup.procs\" && exec \"$@\"", &cgroup])
+        .args(["systemd-nspawn", "--boot", "--register=no", "--keep-unit", "--network-veth"])
+        .args(["--quiet", "--resolv-conf=off", "--timezone=off", "--console=read-only"])
         // The exporter and its unit need what a real machine allows: packet filters, and the state of the clock.
         .args(["--capability=CAP_BPF,CAP_NET_ADMIN,CAP_SYS_TIME"])
         .arg("--system-call-filter=bpf @clock")
-        .args(["--machine", NAME, "--directory"])
+        .args(["--machine", &name(), "--directory"])
         .arg(root)
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
@@ -225,30 +314,31 @@ fn start(root: &Path) -> Child {
         .unwrap()
 }
 
-/// The tree of a minimal Debian. It has downloaded the packages that install.sh needs, but not installed
-/// them. It is made once, in the target directory.
-pub fn image() -> PathBuf {
-    // Several tests need it.
-    static MAKING: Mutex<()> = Mutex::new(());
-    let _making = MAKING.lock();
-    let image = Path::new(env!("CARGO_TARGET_TMPDIR")).join("node-image");
-    if image.exists() {
+/// The tree of a minimal Debian. It is made once, in the target directory.
+pub fn image(suite: Suite) -> PathBuf {
+    let suite = suite.name();
+    let image = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("node-image-{suite}"));
+    // Several tests need it, in two processes of tests/run.sh.
+    let lock = File::create(image.with_extension("lock")).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    let (list, packages) = ("root/packages", format!("{INSTALLED}\n{DOWNLOADED}\n"));
+    if fs::read_to_string(image.join(list)).is_ok_and(|made_with| made_with == packages) {
         return image;
     }
     let new = image.with_extension("new");
-    let _ = fs::remove_dir_all(&new);
-    let release = fs::read_to_string("/etc/os-release").unwrap();
-    let suite = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).unwrap();
+    for old in [&image, &new] {
+        let _ = fs::remove_dir_all(old);
+    }
     let path = new.display();
-    run_command(&format!(
-        "debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,iproute2,procps \
-         {suite} {path}"
-    ));
+    run_command(&format!("debootstrap --variant=minbase --include={INSTALLED} {suite} {path}"));
+    // A machine reaches no mirror: apt shall notice at once, and load as little as possible.
+    let apt = "Acquire::Retries \"0\";\nAcquire::Languages \"none\";\n";
+    fs::write(new.join("etc/apt/apt.conf.d/node"), apt).unwrap();
     run_command(&format!("chroot {path} apt-get -q update"));
     run_command(&format!(
-        "chroot {path} apt-get -qy install --download-only --no-install-recommends cron \
-         prometheus-node-exporter"
+        "chroot {path} apt-get -qy install --download-only --no-install-recommends {DOWNLOADED}"
     ));
+    fs::write(new.join(list), packages).unwrap();
     fs::write(new.join("etc/hostname"), "node.example\n").unwrap();
     fs::write(new.join("etc/hosts"), "127.0.0.1 localhost\n").unwrap();
     let network = format!("[Match]\nName=host0\n[Network]\nAddress={INSIDE}/24\n");

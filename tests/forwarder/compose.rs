@@ -10,7 +10,7 @@ use std::process::{self, Command, Stdio};
 use serde_json::{Value, from_str};
 use tempfile::TempDir;
 
-use crate::booted_machine::{self, image};
+use crate::booted_machine::{self, Suite, image};
 use crate::host::{
     fetched_program, find_program, free_port, program, require, run_command, wait_for,
 };
@@ -74,7 +74,8 @@ impl Containers {
         }
         let (debian, base) = (format!("{}-debian", self.name), format!("{}-base", self.name));
         self.images.extend([base.clone(), debian.clone()]);
-        let tree = image();
+        // The newest C library: the programs come from this machine.
+        let tree = image(Suite::Trixie);
         self.succeed(&format!("tar --exclude=./var/cache -cf debian.tar -C {} .", tree.display()));
         self.succeed(&format!("docker import debian.tar {debian}"));
         let dockerfile = format!("FROM {debian}\nCOPY bin /usr/bin/\n");

@@ -1,10 +1,11 @@
-//! The cron file that install.sh writes: its time limits, and the compression that the first push shows to work.
+//! What install.sh makes of its options: the cron file, and the compression that the first push shows to work.
 
+use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::{fs, mem};
 
 use rustix::process::geteuid;
 use tempfile::TempDir;
@@ -18,24 +19,32 @@ use crate::servers::Server;
 const SPARE: f64 = 5.0;
 
 /// Runs functions of install.sh with these arguments.
-fn verbs(verbs: &str, args: &[&str]) -> Output {
+fn verbs(shell: &[&str], verbs: &str, args: &[&str]) -> Output {
     let script = format!("only_verbs=yes; . ./install.sh; {verbs}");
-    Command::new("/bin/sh")
+    Command::new(shell[0])
+        .args(&shell[1..])
         .args(["-c", &script, "install.sh"])
         .args(args)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
+        // Variables of the caller do not count.
+        .envs([("PGW_METHOD", "post"), ("PGW_JOB", "x"), ("SOCKET", "yes"), ("EVERY", "7")])
         .output()
         .unwrap()
 }
 
 /// The cron file that install.sh writes with these arguments, before the first push.
-fn crontab(args: &[&str]) -> Result<String, String> {
-    let output = verbs("read_options \"$@\"; fit_splay; make_crontab '' '' '' '' ''", args);
+fn crontab_by(shell: &[&str], args: &[&str]) -> Result<String, String> {
+    let args = [&["--pgw-addr=push.example"], args].concat();
+    let output = verbs(shell, "read_options \"$@\"; check_options; proven=; make_crontab", &args);
     match output.status.code() {
         Some(0) => Ok(String::from_utf8(output.stdout).unwrap()),
         Some(2) => Err(String::from_utf8(output.stderr).unwrap()),
         _ => panic!("{args:?}: {output:?}"),
     }
+}
+
+fn crontab(args: &[&str]) -> Result<String, String> {
+    crontab_by(&["/bin/sh"], args)
 }
 
 /// The value of a variable in a cron file.
@@ -51,84 +60,131 @@ fn default(help: &str, variable: &str) -> f64 {
     rest.split_once(']').unwrap().0.parse().unwrap()
 }
 
-/// Seconds that a run of this cron file may take.
-fn longest_run(crontab: &str) -> f64 {
+/// Seconds that a run may take without its splay.
+fn time_limits() -> f64 {
     let help = Command::new(FORWARDER).arg("--help").env_clear().output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
-    let entry = entry(crontab).replace('=', " ");
-    let words = entry.split(' ');
-    [
-        ("--splay", "FORWARDER_SPLAY"),
-        ("--probe-timeout", "EXPORTER_PROBE_TIMEOUT"),
-        ("--scrape-timeout", "EXPORTER_SCRAPE_TIMEOUT"),
-        ("--push-timeout", "PGW_PUSH_TIMEOUT"),
-    ]
-    .map(|(option, name)| {
-        let mut words = words.clone();
-        let option = words.find(|word| *word == option).and(words.next());
-        let seconds = option.or(variable(crontab, name));
-        seconds.map_or_else(|| default(&help, name), |text| text.parse().unwrap())
-    })
-    .iter()
-    .sum()
+    let limits = ["EXPORTER_PROBE_TIMEOUT", "EXPORTER_SCRAPE_TIMEOUT", "PGW_PUSH_TIMEOUT"];
+    limits.map(|name| default(&help, name)).iter().sum()
 }
 
 fn entry(crontab: &str) -> &str {
-    let mut lines = crontab.lines();
-    lines.find(|line| line.starts_with("*/")).unwrap()
+    crontab.lines().find(|line| line.starts_with("*/") || line.starts_with("0 ")).unwrap()
 }
 
 /// The shortest interval of this cron file, in seconds.
 fn interval(crontab: &str) -> f64 {
-    let step = entry(crontab)[2..].split(' ').next().unwrap();
-    let step = step.parse().unwrap();
+    let minutes = entry(crontab).split(' ').next().unwrap();
+    let step = minutes.strip_prefix("*/").map_or(60, |step| step.parse().unwrap());
     let last = (0..60).step_by(step).next_back().unwrap();
     step.min(60 - last) as f64 * 60.0
 }
 
 #[test]
 fn run_ends_before_next_begins() {
-    let example = include_str!("../../crontab.example");
-    for (crontab, splay) in [
-        (example.to_owned(), "30"),
-        (crontab(&[]).unwrap(), "30"),
-        (crontab(&["--splay=33"]).unwrap(), "33"),
-        (crontab(&["--extra=--push-timeout 30"]).unwrap(), "13"),
-        (
-            crontab(&[
-                "--splay=50",
-                "--extra=--probe-timeout 0.5 --scrape-timeout=1.5 -v --push-timeout 3",
-            ])
-            .unwrap(),
-            "50",
-        ),
-        (crontab(&["--splay=273", "--schedule=*/5 * * * *"]).unwrap(), "273"),
-    ] {
-        assert_eq!(variable(&crontab, "FORWARDER_SPLAY"), Some(splay));
-        let (run, interval) = (longest_run(&crontab), interval(&crontab));
-        assert!(run + SPARE <= interval, "{run} s in {interval} s: {crontab}");
+    let limits = time_limits();
+    let fits = |crontab: &str| {
+        let splay: f64 = variable(crontab, "FORWARDER_SPLAY").unwrap().parse().unwrap();
+        let interval = interval(crontab);
+        assert!(splay + limits + SPARE <= interval, "{splay} s in {interval} s: {crontab}");
+    };
+    fits(include_str!("../../crontab.example"));
+    for minutes in 1..=60 {
+        let every = format!("--every={minutes}");
+        let with_default = crontab(&[&every]).unwrap();
+        assert_eq!(variable(&with_default, "FORWARDER_SPLAY"), Some("30"));
+        fits(&with_default);
+        // The message of a refusal has the largest splay.
+        let why = crontab(&[&every, "--splay=3600"]).unwrap_err();
+        let (_, most) = why.split_once("give at most ").unwrap();
+        let most: u32 = most.split(' ').next().unwrap().parse().unwrap();
+        fits(&crontab(&[&every, &format!("--splay={most}")]).unwrap());
+        let why = crontab(&[&every, &format!("--splay={}", most + 1)]).unwrap_err();
+        assert!(why.contains("--splay: give at most "), "{why}");
     }
-    // A longer splay is refused. Limits that alone are too long are not the splay's fault.
-    for args in [
-        &["--splay=33.1"][..],
-        &["--splay=274", "--schedule=*/5 * * * *"],
-        &["--splay=34", "--schedule=*/59 * * * *"],
-        &["--splay=34", "--schedule=1,2 * * * *"],
-        &["--splay=50", "--extra=--push-timeout 3"],
-        &["--splay=1", "--extra=--push-timeout=90"],
-    ] {
-        let why = crontab(args).unwrap_err();
-        assert!(why.contains("--splay: the time limits"), "{args:?}: {why}");
+    for (every, most) in [("1", "33"), ("5", "273"), ("7", "213"), ("59", "33"), ("60", "3573")] {
+        let every = format!("--every={every}");
+        let why = crontab(&[&every, "--splay=x"]).unwrap_err();
+        assert!(why.contains(&format!(" {most} seconds")), "{every}: {why}");
     }
-    let long = crontab(&["--extra=--push-timeout 90"]).unwrap();
-    assert_eq!(variable(&long, "FORWARDER_SPLAY"), Some("0"));
-    let hourly = crontab(&["--splay=3000", "--schedule=7 * * * *"]).unwrap();
-    assert_eq!(variable(&hourly, "FORWARDER_SPLAY"), Some("3000"));
+}
+
+#[test]
+fn value_reaches_the_cron_file_unchanged_in_each_shell() {
+    let args = [
+        "--pgw-addr=[fe80::1%25eth0]:9091,https://b.example/p",
+        "--pgw-job=a b's \\n 100% \"x\" & $HOME `id`",
+        "--pgw-label=zone=eu: 5%",
+        "--pgw-label",
+        "owner=me@home",
+        "--exporter-metric=metrics?collect[]=cpu&collect[]=meminfo",
+        "--extra=--max-bytes 5 --lock-file '/tmp/100% a&b\\1'",
+        "--every=60",
+    ];
+    let written = crontab(&args).unwrap();
+    for (name, value) in [
+        ("PGW_ADDR", "[fe80::1%25eth0]:9091,https://b.example/p"),
+        ("PGW_JOB", "a b's \\n 100% \"x\" & $HOME `id`"),
+        ("PGW_LABELS", "zone=eu: 5%,owner=me@home"),
+        ("EXPORTER_METRIC", "metrics?collect[]=cpu&collect[]=meminfo"),
+        ("EXPORTER_ADDR", "127.0.0.1:9014"),
+        ("PGW_METHOD", "put"),
+        ("PGW_COMPRESSION", "none"),
+        ("PGW_REPORT_FAILURES", "true"),
+    ] {
+        assert_eq!(variable(&written, name), Some(value), "{written}");
+    }
+    assert_eq!(
+        entry(&written),
+        "0 * * * * pgw-forwarder /usr/local/bin/pgw-forwarder --max-bytes 5 --lock-file \
+         '/tmp/100\\% a&b\\1' 2>&1 | logger -t pgw-forwarder"
+    );
+    for shell in [&["busybox", "sh"][..], &["bash"], &["dash"]] {
+        assert_eq!(crontab_by(shell, &args).unwrap(), written, "{shell:?}");
+    }
+    let named = crontab(&["--name=my-1", "--exporter-addr=10.0.0.1:9100"]).unwrap();
+    assert_eq!(variable(&named, "PGW_JOB"), Some("my-1"));
+    assert!(entry(&named).ends_with(" | logger -t pgw-forwarder-my-1"), "{named}");
+}
+
+#[test]
+fn wrong_option_is_refused_with_its_name() {
+    for (args, message) in [
+        (&["--schedule=* * * * *"][..], "--schedule is not an option"),
+        (&["--every"], "--every is not an option, or its value is missing"),
+        (&["--every=0"], "--every: give 1 to 60 minutes"),
+        (&["--every=61"], "--every: give 1 to 60 minutes"),
+        (&["--every=5x"], "--every: give 1 to 60 minutes"),
+        (&["--all=no"], "--all is not an option"),
+        (&["--pgw-job="], "--pgw-job: the value is empty"),
+        (&["--pgw-job= x"], "--pgw-job: the value is empty, or a blank"),
+        (&["--pgw-job=x\t"], "--pgw-job: the value is empty, or a blank"),
+        (&["--pgw-job='x'"], "--pgw-job: the value is empty, or a blank or quote"),
+        (&["--pgw-job=x\n* * * * * root id"], "--pgw-job: a value has one line"),
+        (&["--extra=-v\n* * * * * root id"], "--extra: a value has one line"),
+        (&["--extra=--pgw-label a=b"], "--extra: use install.sh's own option"),
+        (&["--pgw-addr=http://user:geheim@push.example"], "--pgw-addr: every user can read"),
+        (&["--pgw-label=a=b,c=d"], "--pgw-label: a comma"),
+        (&["--pgw-password-file=/nowhere"], "--pgw-password-file: the file does not exist"),
+        (&["--user=nowhere"], "--user: nowhere does not exist"),
+        (&["--name=../x", "--exporter-addr=x:1"], "--name: use small letters"),
+        (&["--name=x"], "--name: --exporter-addr is missing"),
+        (&["--socket", "--exporter-addr=127.0.0.1:1"], "--socket: leave out the address"),
+        (&["--socket", "--no-exporter"], "--socket: leave out the address"),
+        (&["--exporter-addr=0.0.0.0:9100"], "--exporter-addr: node_exporter must listen"),
+        (&["--exporter-addr=:9100"], "--exporter-addr: node_exporter must listen"),
+    ] {
+        let why = crontab(args).expect_err(&format!("{args:?}"));
+        assert!(why.starts_with(&format!("install.sh: {message}")), "{args:?}: {why}");
+        assert!(why.ends_with(". See --help\n"), "{args:?}: {why}");
+        assert!(!why.contains("geheim"), "{why}");
+    }
 }
 
 /// A front of a gateway. It records for each push its compression, and the one that cron's next run would use.
 struct Front {
     fake: Fake,
+    takes_gzip: Arc<AtomicBool>,
     pushes: Arc<Mutex<Vec<[String; 2]>>>,
 }
 
@@ -136,24 +192,24 @@ impl Front {
     /// `takes_gzip`: gateways before 1.5.0 answer 400 to it.
     fn new(gateway: &Server, cron_file: &Path, takes_gzip: bool) -> Front {
         let pushes = Arc::new(Mutex::new(Vec::new()));
-        let (seen, cron_file) = (Arc::clone(&pushes), cron_file.to_owned());
+        let takes_gzip = Arc::new(AtomicBool::new(takes_gzip));
+        let (seen, takes) = (Arc::clone(&pushes), Arc::clone(&takes_gzip));
+        let cron_file = cron_file.to_owned();
         let fake = Fake::meddling(&gateway.addr, move |request| {
             let compression = request.header("content-encoding").unwrap_or("none").to_owned();
-            let refused = compression == "gzip" && !takes_gzip;
-            if request.method() == "PUT" {
-                let crontab = fs::read_to_string(&cron_file).unwrap_or_default();
-                let next = variable(&crontab, "PGW_COMPRESSION").unwrap_or_default().to_owned();
-                seen.lock().unwrap().push([compression, next]);
-            }
+            let refused = compression == "gzip" && !takes.load(Ordering::Relaxed);
+            let crontab = fs::read_to_string(&cron_file).unwrap_or_default();
+            let next = variable(&crontab, "PGW_COMPRESSION").unwrap_or_default().to_owned();
+            seen.lock().unwrap().push([compression, next]);
             let why = "text format parsing error in line 1: invalid metric name\n";
             refused.then(|| response(400, "", why))
         });
-        Front { fake, pushes }
+        Front { fake, takes_gzip, pushes }
     }
 
     /// The pushes since the last call.
     fn pushes(&self) -> Vec<[String; 2]> {
-        mem::take(&mut self.pushes.lock().unwrap())
+        std::mem::take(&mut self.pushes.lock().unwrap())
     }
 }
 
@@ -167,28 +223,29 @@ struct Installation {
 impl Installation {
     fn new() -> Installation {
         let directory = tempfile::tempdir().unwrap();
-        fs::create_dir(directory.path().join("bin")).unwrap();
-        copy_program(&directory.path().join("bin"));
+        copy_program(directory.path());
         let cron_file = directory.path().join("cron");
         Installation { directory, exporter: Server::node_exporter(), cron_file }
     }
 
     /// Installs for these gateways, and returns the status, the output, and the written compression.
-    fn install(&self, gateways: &str, args: &[&str]) -> (Option<i32>, String, String) {
+    fn install(&self, gateways: &str) -> (Option<i32>, String, String) {
         let directory = self.directory.path().display();
         let script = format!(
-            "cron_file={directory}/cron state={directory}/state made=$state/made\n\
-             former=$state/former leaving=$state/leaving access=$state access_files=\n\
-             read_options \"$@\"; ask_password; binary={FORWARDER}; check_options\n\
-             put_crontab; prove"
+            "read_options \"$@\"; check_options; temporary={directory} settings={directory}/settings proven=
+             cron_file={directory}/cron made={directory}/made program={directory}/pgw-forwarder
+             make_crontab >$settings; put_entry; exit $status"
         );
-        let prefix = format!("--prefix={directory}");
-        let lock = format!("--extra=--lock-file {directory}/lock");
-        let (exporter, gateways) =
-            (format!("--exporter-addr={}", self.exporter.addr), format!("--pgw-addr={gateways}"));
-        let node = ["--no-exporter", "--user=root", "--pgw-instance=n", "--splay=0"];
-        let own = [&prefix[..], &lock, &exporter, &gateways];
-        let output = verbs(&script, &[&node, &own, args].concat());
+        let args = [
+            "--no-exporter",
+            "--user=root",
+            "--pgw-instance=n",
+            "--splay=0",
+            &format!("--extra=--lock-file {directory}/lock"),
+            &format!("--exporter-addr={}", self.exporter.addr),
+            &format!("--pgw-addr={gateways}"),
+        ];
+        let output = verbs(&["/bin/sh"], &script, &args);
         let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         let crontab = fs::read_to_string(&self.cron_file).unwrap();
         let compression = variable(&crontab, "PGW_COMPRESSION").unwrap().to_owned();
@@ -212,15 +269,15 @@ fn first_push_shows_which_compression_all_gateways_take() {
     let (tried, fell_back) = (vec![["gzip", "none"]], vec![["gzip", "none"], ["none", "none"]]);
     let closed = Fake::answering(|_| response(401, "", "")).addr;
     let down = unused_address();
-    for (takes_gzip, other, status, compression, pushes, message) in [
-        (true, None, 0, "gzip", &tried, "done"),
-        (false, None, 0, "none", &fell_back, "again, without gzip"),
+    for (takes_gzip, other, status, compression, pushes) in [
+        (true, None, 0, "gzip", &tried),
+        (false, None, 0, "none", &fell_back),
         // What one gateway cannot take, the others do not get.
-        (true, Some(false), 0, "none", &fell_back, "again, without gzip"),
-        (false, Some(true), 0, "none", &fell_back, "again, without gzip"),
-        (true, None, 6, "none", &tried, "run this again"),
-        (false, None, 6, "none", &fell_back, "again, without gzip"),
-        (true, None, 7, "none", &tried, "run this again"),
+        (true, Some(false), 0, "none", &fell_back),
+        (false, Some(true), 0, "none", &fell_back),
+        (true, None, 6, "none", &tried),
+        (false, None, 6, "none", &fell_back),
+        (true, None, 7, "none", &fell_back),
     ] {
         let node = Installation::new();
         let first = Front::new(&gateway, &node.cron_file, takes_gzip);
@@ -231,9 +288,8 @@ fn first_push_shows_which_compression_all_gateways_take() {
         gateways.extend((status == 7).then_some(&closed));
         let gateways = gateways.into_iter().cloned().collect::<Vec<_>>().join(",");
 
-        let (ended, said, written) = node.install(&gateways, &[]);
+        let (ended, said, written) = node.install(&gateways);
         assert_eq!((ended, &written[..]), (Some(status), compression), "{said}");
-        assert!(said.contains(message), "{message}: {said}");
         for front in [Some(&first), other.as_ref()].into_iter().flatten() {
             assert_eq!(&front.pushes(), pushes, "{said}");
         }
@@ -242,51 +298,70 @@ fn first_push_shows_which_compression_all_gateways_take() {
 }
 
 #[test]
-fn rerun_keeps_a_compression_that_works_and_tries_gzip_again_otherwise() {
+fn rerun_keeps_a_compression_until_another_works() {
     if !is_root() {
         return;
     }
     let (node, gateway) = (Installation::new(), Server::pushgateway(&[]));
-    let new = Front::new(&gateway, &node.cron_file, true);
-    let old = Front::new(&gateway, &node.cron_file, false);
-    let gateways = format!("{},{}", new.fake.addr, unused_address());
-    let (status, said, written) = node.install(&gateways, &[]);
-    assert_eq!((status, &written[..]), (Some(6), "none"), "{said}");
-
-    node.install(&new.fake.addr, &[]);
-    new.pushes();
+    let front = Front::new(&gateway, &node.cron_file, true);
+    node.install(&front.fake.addr);
+    front.pushes();
     let before = fs::metadata(&node.cron_file).unwrap().ino();
-    let (status, said, written) = node.install(&new.fake.addr, &[]);
+    let (status, said, written) = node.install(&front.fake.addr);
     assert_eq!((status, &written[..]), (Some(0), "gzip"), "{said}");
-    assert_eq!(new.pushes(), [["gzip", "gzip"]]);
+    assert_eq!(front.pushes(), [["gzip", "gzip"]]);
     assert_eq!(fs::metadata(&node.cron_file).unwrap().ino(), before, "it was written again");
 
-    // Another gateway may not take what the former one took.
-    let (status, said, written) = node.install(&old.fake.addr, &[]);
+    let both = format!("{},{}", front.fake.addr, unused_address());
+    let (status, said, written) = node.install(&both);
+    assert_eq!((status, &written[..]), (Some(6), "gzip"), "{said}");
+    front.pushes();
+
+    // An older gateway takes the place of the former one, and a newer one of that.
+    front.takes_gzip.store(false, Ordering::Relaxed);
+    let (status, said, written) = node.install(&front.fake.addr);
     assert_eq!((status, &written[..]), (Some(0), "none"), "{said}");
-    let pushes = old.pushes();
-    assert_eq!(pushes[0], ["gzip", "none"]);
-    assert!(pushes[1..].iter().all(|push| *push == ["none", "none"]), "{pushes:?}");
+    assert_eq!(front.pushes(), [["gzip", "gzip"], ["none", "gzip"]]);
+    front.takes_gzip.store(true, Ordering::Relaxed);
+    let (status, said, written) = node.install(&front.fake.addr);
+    assert_eq!((status, &written[..]), (Some(0), "gzip"), "{said}");
+}
+
+/// Installs a package by the verbs of deploy/demo.sh, where no systemd runs and apt-get is this script. Returns
+/// the output, and the text of policy-rc.d afterwards.
+fn install_package(apt_get: &str, policy: &str) -> (Output, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let fake = directory.path().join("apt-get");
+    fs::write(&fake, format!("#!/bin/sh\n{apt_get}\n")).unwrap();
+    let script = "
+        chmod 755 $0/apt-get; mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /usr/sbin; PATH=$0:$PATH
+        [ -z \"$1\" ] || echo \"$1\" >/usr/sbin/policy-rc.d
+        sh -c 'only_verbs=yes; . ./install.sh; . deploy/demo.sh; packages_without_services no-such-package'
+        status=$?; cat /usr/sbin/policy-rc.d >$0/policy 2>/dev/null; exit $status";
+    let output = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c", script])
+        .arg(directory.path())
+        .arg(policy)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    (output, fs::read_to_string(directory.path().join("policy")).unwrap())
 }
 
 #[test]
-fn given_compression_is_written_and_no_other_is_tried() {
+fn services_are_forbidden_only_while_apt_runs() {
     if !is_root() {
         return;
     }
-    let (node, gateway) = (Installation::new(), Server::pushgateway(&[]));
-    for (takes_gzip, compression, status) in
-        [(true, "none", 0), (true, "gzip", 0), (false, "none", 0), (false, "gzip", 7)]
-    {
-        let front = Front::new(&gateway, &node.cron_file, takes_gzip);
-        let option = format!("--compression={compression}");
-        let (ended, said, written) = node.install(&front.fake.addr, &[&option]);
-        assert_eq!((ended, &written[..]), (Some(status), compression), "{said}");
-        let pushes = front.pushes();
-        assert!(pushes.iter().all(|push| *push == [compression, compression]), "{pushes:?}");
+    let is_forbidden = "/usr/sbin/policy-rc.d; [ $? = 101 ] || exit 9";
+    for (end, status) in [("exit 0", 0), ("exit 100", 1), ("kill -TERM $PPID; exit 0", 130)] {
+        let (output, policy) = install_package(&format!("{is_forbidden}; {end}"), "");
+        assert_eq!(output.status.code(), Some(status), "{end}: {output:?}");
+        assert_eq!(policy, "", "{end}");
     }
-    let (status, said, _) = node.install(&gateway.addr, &["--compression=brotli"]);
-    assert_eq!(status, Some(2), "{said}");
-    assert!(said.contains("--pgw-compression (PGW_COMPRESSION)"), "{said}");
-    assert!(said.ends_with("; see --help\n") && !said.contains("exit status"), "{said}");
+    // A killed run may have left its own. An administrator's stays.
+    let (output, policy) = install_package(is_forbidden, "#!/bin/sh\n# pgw-forwarder\nexit 101");
+    assert_eq!((output.status.code(), &policy[..]), (Some(0), ""), "{output:?}");
+    let (output, policy) = install_package("exit 0", "#!/bin/sh\nexit 0");
+    assert_eq!((output.status.code(), &policy[..]), (Some(0), "#!/bin/sh\nexit 0\n"), "{output:?}");
 }
