@@ -122,8 +122,7 @@ socket_file=/run/node-exporter/metrics.sock
 preset=/run/systemd/system-preset/50-pgw-forwarder.preset
 tmpfiles=/etc/tmpfiles.d/pgw-forwarder.conf
 run_directory=/run/pgw-forwarder
-# Lists what this script has added, so that --uninstall removes that and no more. Each line is written before
-# the addition.
+# Lists what this script adds, each line before the addition. --uninstall removes that and no more.
 state=/var/lib/pgw-forwarder
 made=$state/made
 
@@ -197,7 +196,7 @@ remove_the_rest() {
     for file in $(made_of file); do
         [ ! -e "$file" ] || step "remove $file" rm -r "$file"
         # An interrupted run may have left this.
-        [ -n "$DRY_RUN" ] || rm -f "$file.new"
+        [ -n "$DRY_RUN" ] || rm -f "$(new_of "$file")"
     done
     for name in $(made_of user); do
         # One of its runs may go on for some seconds.
@@ -323,8 +322,7 @@ judge_settings() {
     esac
 }
 
-# The metrics of a former key would stay on the gateway for ever. Two entries with the same key would replace
-# each other's.
+# Metrics of a former key would stay on the gateway for ever. Entries with one key would replace each other's.
 refuse_another_key() {
     make_crontab >"$settings"
     new=$(key "$settings")
@@ -433,11 +431,13 @@ add_program() {
     step "install $program" install_file 755 "$binary" "$program"
 }
 
-# install_file MODE FROM TO: in one move, so that a reader sees all or nothing of it.
+# install_file MODE FROM TO: in one move. cron might miss it after a change beside it in the same second.
 install_file() {
-    install -D -m "$1" "$2" "$3.new"
-    mv "$3.new" "$3"
+    install -D -m "$1" "$2" "$(new_of "$3")"
+    mv "$(new_of "$3")" "$3"
 }
+
+new_of() { echo "${1%/*/*}/${1##*/}.new"; }
 
 # The directory of the lock files, now and after each boot.
 add_run_directory() {
@@ -501,7 +501,8 @@ put_entry() {
         as_cron_when_free
         [ "$status" = 7 ] || break
     done
-    [ "$status" != 0 ] || proven=$compression
+    # cron notices a second change in the same second only if it did not see the first.
+    [ "$status" != 0 ] || [ "$proven" = "$compression" ] || { proven=$compression && sleep 1; }
     put 600 "$cron_file" "$(make_crontab)"
 }
 
@@ -514,8 +515,7 @@ wait_for_exporter() {
     done
 }
 
-# as_cron ARG...: runs the command of the cron file $settings as cron does, with further arguments and
-# without the splay.
+# as_cron ARG...: runs the command of the cron file $settings as cron does, with more arguments and no splay.
 as_cron() {
     command=$(sed -n '/^[^#].* 2>&1 | logger /{ s/^\([^ ]* \)\{5\}//; s/ 2>&1 | logger .*//; s/\\%/%/g; p; q; }' "$settings")
     with_settings FORWARDER_SPLAY=0 ${compression:+"PGW_COMPRESSION=$compression"} \

@@ -224,7 +224,8 @@ impl Installation {
     fn new() -> Installation {
         let directory = tempfile::tempdir().unwrap();
         copy_program(directory.path());
-        let cron_file = directory.path().join("cron");
+        let cron_file = directory.path().join("cron.d/entry");
+        fs::create_dir(directory.path().join("cron.d")).unwrap();
         Installation { directory, exporter: Server::node_exporter(), cron_file }
     }
 
@@ -233,7 +234,7 @@ impl Installation {
         let directory = self.directory.path().display();
         let script = format!(
             "read_options \"$@\"; check_options; temporary={directory} settings={directory}/settings proven=
-             cron_file={directory}/cron made={directory}/made program={directory}/pgw-forwarder
+             cron_file={directory}/cron.d/entry made={directory}/made program={directory}/pgw-forwarder
              make_crontab >$settings; put_entry; exit $status"
         );
         let args = [

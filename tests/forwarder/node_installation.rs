@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
-use crate::booted_machine::{Machine, Suite, on_each_suite, unmet_requirement};
+use crate::booted_machine::{Machine, OUTSIDE, Suite, on_each_suite, unmet_requirement};
 use crate::host::require;
 use crate::node::{CRON_FILE, Node, UNIT, best_compression, is_reachable};
 use crate::servers::Server;
@@ -198,10 +198,13 @@ fn interrupted_run_is_finished_by_the_next(suite: Suite) {
     node.join("--exporter-args ''");
     machine.assert_state(&installed, "without arguments again");
 
-    // A step of an interrupted installation is undone as well.
+    // The push of a killed installation is deleted as well, even if it arrives late.
     machine.succeed(uninstall);
-    kill_when(machine, "grep -q 'push, as' output", &node.install(""));
-    machine.succeed(uninstall);
+    node.gateway.pause(true);
+    let is_sent = format!("ss -Htni dst {OUTSIDE} | grep -q 'bytes_acked:[0-9]\\{{4\\}}'");
+    kill_when(machine, &is_sent, &node.install(""));
+    node.gateway.pause(false);
+    node.wait_for_cron("the push", || node.push_time("node"));
     node.leave();
 }
 
