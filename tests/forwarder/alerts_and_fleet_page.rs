@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::fake::{Fake, exposition};
-use crate::host::{fetched_program, require, wait_for};
+use crate::host::{Complete, fetched_program, require, wait_for};
 use crate::run::Run;
 use crate::servers::{OLD, Server};
 
@@ -40,7 +40,7 @@ fn check_configuration(promtool: PathBuf) {
     ] {
         let mut command = Command::new(&promtool);
         command.args(line.split(' ')).current_dir(env!("CARGO_MANIFEST_DIR"));
-        let output = command.output().unwrap();
+        let output = command.complete();
         assert!(output.status.success(), "{line}: {output:?}");
     }
 }

@@ -10,7 +10,7 @@ use rustix::process::geteuid;
 use tempfile::TempDir;
 
 use crate::fake::{Fake, response};
-use crate::host::{require, unused_address};
+use crate::host::{Complete, require, unused_address};
 use crate::run::{FORWARDER, copy_program};
 use crate::servers::Server;
 
@@ -24,8 +24,7 @@ fn verbs(verbs: &str, args: &[&str]) -> Output {
         .args(["-c", &script, "install.sh"])
         .args(args)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .unwrap()
+        .complete()
 }
 
 /// The cron file that install.sh writes with these arguments, before the first push.
@@ -53,7 +52,7 @@ fn default(help: &str, variable: &str) -> f64 {
 
 /// Seconds that a run of this cron file may take.
 fn longest_run(crontab: &str) -> f64 {
-    let help = Command::new(FORWARDER).arg("--help").env_clear().output().unwrap();
+    let help = Command::new(FORWARDER).arg("--help").env_clear().complete();
     let help = String::from_utf8(help.stdout).unwrap();
     let entry = entry(crontab).replace('=', " ");
     let words = entry.split(' ');

@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
 use crate::fake::{Fake, exposition, response};
-use crate::host::{require, unused_address, wait_for};
+use crate::host::{Complete, require, unused_address, wait_for};
 use crate::run::{Ended, FORWARDER, Run};
 use crate::servers::{Server, count_pushes, families};
 
@@ -173,19 +173,20 @@ fn dry_run_prints_the_exposition_and_pushes_nothing() {
         .spawn()
         .unwrap();
     promtool.stdin.take().unwrap().write_all(&ended.stdout).unwrap();
-    let verdict = promtool.wait_with_output().unwrap();
+    let verdict = promtool.complete();
     assert!(matches!(verdict.status.code(), Some(0 | 3)), "{verdict:?}");
 
     // A reader that stops early is no failure, a full disk is one.
     let mut child = run().start();
     drop(child.stdout.take());
-    Ended::new(child.wait_with_output().unwrap()).succeeded();
-    let output = Command::new(FORWARDER)
+    Ended::of(child).succeeded();
+    let child = Command::new(FORWARDER)
         .args(["--dry-run", "--exporter-addr", &exporter.addr])
         .stdout(OpenOptions::new().write(true).open("/dev/full").unwrap())
-        .output()
+        .stderr(Stdio::piped())
+        .spawn()
         .unwrap();
-    Ended::new(output).failed(1, &["cannot write to stdout: No space left"]);
+    Ended::of(child).failed(1, &["cannot write to stdout: No space left"]);
 }
 
 #[test]
@@ -310,8 +311,7 @@ fn example_crontab_pushes() {
         .env("EXPORTER_ADDR", &exporter.addr)
         .env("FORWARDER_SPLAY", "0")
         .env("TMPDIR", env!("CARGO_TARGET_TMPDIR"))
-        .output()
-        .unwrap();
+        .complete();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(count_pushes(&gateway.addr), 1, "{output:?}");
 }

@@ -12,7 +12,7 @@ use std::{fs, thread};
 use serde_json::Value;
 
 use crate::booted_machine::{INSIDE, Machine, OUTSIDE, Suite, on_each_suite, unmet_requirement};
-use crate::host::require;
+use crate::host::{Complete, require};
 use crate::run::FORWARDER;
 use crate::servers::Server;
 use crate::tls_and_credentials::{Files, PASSWORD};
@@ -559,8 +559,7 @@ fn machine_without_systemd_is_refused_and_left_unchanged() {
     let output = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "sh", "-c", script])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .unwrap();
+        .complete();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.contains("does not run systemd"), "{stderr}");
