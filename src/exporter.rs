@@ -1,14 +1,16 @@
 //! The exporter's side: does it run, and what does it say?
 
 use std::io::{ErrorKind, Read};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 use log::info;
 use ureq::http::{Request, StatusCode, Uri, header};
 
 use crate::exposition::Exposition;
-use crate::http::{Client, Response, Side, check_coding, describe_response, is_framed, values};
+use crate::http::{
+    Client, Limit, Response, Side, check_coding, describe_response, is_framed, values,
+};
 use crate::status::Status;
 
 /// Why a response without framing is refused.
@@ -32,28 +34,23 @@ pub struct Exporter {
     /// Whether the end of the connection may be the end of the body.
     pub allow_unframed: bool,
     /// For the connection.
-    pub probe_timeout: Duration,
+    pub probe_limit: Limit,
     /// For the whole response.
-    pub scrape_timeout: Duration,
+    pub scrape_limit: Limit,
     /// A larger response is refused.
     pub max_bytes: u64,
 }
 
 impl Exporter {
-    /// Connects. The connection is the one that the scrape goes over: the exporter may serve only one at a
-    /// time, and any request may run its collectors.
-    pub fn probe(&self) -> Result<()> {
-        self.client
-            .connect(&self.url, self.probe_timeout)
-            .map_err(|e| self.down(&self.client.explain(&e)))?;
-        info!("exporter {} is alive", self.name);
-        Ok(())
-    }
-
-    /// Scrapes the metrics: a complete exposition, or an error.
+    /// Scrapes the metrics: a complete exposition, or an error. The connection that the request goes over is
+    /// the probe: the exporter may serve only one at a time, and any request may run its collectors.
     pub fn scrape(&self) -> Result<Exposition> {
+        let connected = self.client.connect(&self.url, self.probe_limit);
+        connected.map_err(|e| self.down(&self.client.explain(&e)))?;
+        info!("exporter {} is alive", self.name);
+
         let started = Instant::now();
-        let limit = self.scrape_timeout;
+        let limit = self.scrape_limit;
         let request = Request::get(&self.url)
             .header(header::ACCEPT, "text/plain;version=0.0.4, */*;q=0.1")
             .header(header::ACCEPT_ENCODING, "identity");
@@ -68,18 +65,22 @@ impl Exporter {
             let description = describe_response(response, Side::EXPORTER);
             return Err(self.unusable(&format!("it answered {description}")));
         }
-        self.check_head(&response).map_err(|why| self.unusable(&why))?;
-
         let is_framed = is_framed(&response);
+        self.check_head(&response, is_framed).map_err(|why| self.unusable(&why))?;
+
         let mut body = Vec::new();
+        let announced = response.body().content_length().unwrap_or_default();
         let mut reader = response.into_body().into_reader().take(self.max_bytes.saturating_add(1));
-        reader.read_to_end(&mut body).map_err(|e| match e.kind() {
-            ErrorKind::OutOfMemory => anyhow!("no memory for the response of {}", self.name),
-            _ => self.unusable(&self.client.describe(&e.into())),
-        })?;
-        if body.len() as u64 > self.max_bytes {
-            return Err(self.unusable(&self.too_large()));
+        let read = reader.read_to_end(&mut body);
+        if announced.max(body.len() as u64) > self.max_bytes {
+            let option = "--max-bytes (EXPORTER_MAX_BYTES)";
+            let why = format!("the response is larger than {} bytes, see {option}", self.max_bytes);
+            return Err(self.unusable(&why));
         }
+        read.map_err(|e| match e.kind() {
+            ErrorKind::OutOfMemory => anyhow!("no memory for the response of {}", self.name),
+            _ => self.unusable(&self.client.explain(&e.into())),
+        })?;
         if !is_framed && !body.ends_with(b"\n") {
             return Err(self.unusable("the response is truncated: it does not end with a newline"));
         }
@@ -90,17 +91,14 @@ impl Exporter {
     }
 
     /// Checks what a head can say against its body.
-    fn check_head(&self, response: &Response) -> Result<(), String> {
+    fn check_head(&self, response: &Response, is_framed: bool) -> Result<(), String> {
         let media_type = values(response, header::CONTENT_TYPE).to_ascii_lowercase();
         if media_type.contains("application/openmetrics-text") {
             return Err(OPENMETRICS.into());
         }
         let is_coded = response.headers().contains_key(header::TRANSFER_ENCODING);
-        if !is_framed(response) && (is_coded || !self.allow_unframed) {
+        if !is_framed && (is_coded || !self.allow_unframed) {
             return Err(UNFRAMED.into());
-        }
-        if response.body().content_length().is_some_and(|length| length > self.max_bytes) {
-            return Err(self.too_large());
         }
         check_coding(response)
     }
@@ -111,10 +109,5 @@ impl Exporter {
 
     fn unusable(&self, why: &str) -> anyhow::Error {
         Status::ScrapeUnusable.error(format!("exporter {}: nothing was pushed: {why}", self.name))
-    }
-
-    fn too_large(&self) -> String {
-        let option = "--max-bytes (EXPORTER_MAX_BYTES)";
-        format!("the response is larger than {} bytes, see {option}", self.max_bytes)
     }
 }

@@ -29,6 +29,10 @@ const MAX_SAMPLE: usize = (16 << 20) - 1;
 /// push brings them first, it answers 500 to the request for its metrics.
 const GATEWAYS_OWN: &str = "pushgateway_http_";
 
+/// Why a timestamp is refused: a Pushgateway that does not check pushes drops the whole push, and answers 202.
+/// A store of samples would take it, and may then refuse the samples of other nodes.
+const TIMED: &str = "has a timestamp, which a Pushgateway does not store";
+
 /// A complete exposition.
 #[derive(Debug)]
 pub struct Exposition {
@@ -104,7 +108,9 @@ fn check_sample(line: &str) -> Result<(), &'static str> {
     // A name in quotes may stand anywhere among the labels.
     let is_own =
         line.starts_with(GATEWAYS_OWN) || line.starts_with('{') && line.contains(GATEWAYS_OWN);
+    let timed = split_last(line).filter(|(_, time)| time.parse::<i64>().is_ok());
     let problems = [
+        (timed.is_some_and(|(sample, _)| is_sample(sample)), TIMED),
         (!is_sample(line), "is not a sample"),
         (line.len() > MAX_SAMPLE, "is longer than Prometheus can read"),
         (is_own, "is a metric of the Pushgateway itself"),
@@ -112,15 +118,10 @@ fn check_sample(line: &str) -> Result<(), &'static str> {
     problems.iter().find(|(is_there, _)| *is_there).map_or(Ok(()), |(_, why)| Err(why))
 }
 
-/// Whether a line reads `name value`, `name{labels} value` or `{"name",labels} value`, each with or
-/// without a timestamp at the end.
+/// Whether a line reads `name value`, `name{labels} value` or `{"name",labels} value`.
 fn is_sample(line: &str) -> bool {
-    let is_value = |text: &str| text.parse::<f64>().is_ok();
-    let is_pair = |(series, value)| is_series(series) && is_value(value);
-    split_last(line).is_some_and(|(rest, last)| match is_series(rest) {
-        true => is_value(last),
-        false => split_last(rest).is_some_and(is_pair) && last.parse::<i64>().is_ok(),
-    })
+    let is_pair = |(series, value): (&str, &str)| is_series(series) && value.parse::<f64>().is_ok();
+    split_last(line).is_some_and(is_pair)
 }
 
 /// The last word, and what comes before it. A blank separates them, or the brace that closes the labels: no
@@ -166,11 +167,11 @@ mod tests {
             "a 1",
             "  a:b_2\t-1.5e-3  ",
             "c{} +Inf",
-            "c{x=\"}\",y=\"{ \\\" 1 2 3\"} NaN 1700000000000",
+            "c{x=\"}\",y=\"{ \\\" 1 2 3\"} NaN",
             "c {x=\"1\"} 1",
             "e{z=\"ü\"}0",
             "{\"my_metric\",l=\"v\"} 1",
-            "{ \"my.metric\" } 1 5",
+            "{ \"my.metric\" } 1",
             "a{\"my.label\"=\"v\"} 1",
         ] {
             let text = format!("\n# HELP a b\n#\n{line}\n \t\n# EOF\n");
@@ -209,6 +210,8 @@ mod tests {
     #[test]
     fn text_that_would_break_the_gateway_or_prometheus_is_refused() {
         for (line, why) in [
+            ("a 1 1700000000000".to_owned(), TIMED),
+            ("{\"a\",b=\"c 1\"}1 -5".to_owned(), TIMED),
             ("# TYPE a gauge_histogram".to_owned(), "has a type of OpenMetrics"),
             ("#\tTYPE  a\tGaugeHi\u{17f}togram".to_owned(), "has a type of OpenMetrics"),
             (

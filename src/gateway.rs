@@ -1,17 +1,17 @@
 //! The gateway's side: store a group, delete it, or read what all groups hold.
 
-use std::io::Read;
-use std::time::{Duration, Instant};
+use std::io::{self, Read};
+use std::time::Instant;
 use std::{iter, thread};
 
 use anyhow::Result;
 use log::info;
 use ureq::http::request::Builder;
-use ureq::http::{Method, Request, StatusCode, Uri, header};
+use ureq::http::{Request, Uri, header};
 
 use crate::exposition::{CONTENT_TYPE, Exposition};
 use crate::group::Group;
-use crate::http::{Address, Client, Response, Side, check_coding, describe_response, is_framed};
+use crate::http::{self, Address, Client, Limit, Response, Side, describe_response};
 use crate::logging::{MAX_QUOTED, quote};
 use crate::status::{Failures, Status};
 
@@ -33,9 +33,9 @@ pub struct Gateway {
     /// What this run is about: the group of this node, or the metrics of all groups.
     pub url: Uri,
     /// `POST` replaces the families that are pushed, `PUT` the whole group.
-    pub method: Method,
+    pub method: String,
     /// For a whole request and its response.
-    pub timeout: Duration,
+    pub limit: Limit,
 }
 
 impl Gateway {
@@ -47,56 +47,46 @@ impl Gateway {
     /// Pushes the status of a run that could not scrape its exporter, to a group of its own.
     pub fn report(&self, group: &Group, status: Status) -> Result<()> {
         let body = format!("{REPORT} {}\n", status as u8).into_bytes();
-        self.store(&self.url_of(group)?, &Method::PUT, &Exposition { body, is_gzip: false })
+        self.store(&self.url_of(group)?, "PUT", &Exposition { body, is_gzip: false })
     }
 
     /// Deletes a group.
     pub fn delete(&self, group: &Group) -> Result<()> {
-        self.change(&self.url_of(group)?, Request::builder().method(Method::DELETE), None)
+        self.change(&self.url_of(group)?, Request::builder().method("DELETE"), None)
     }
 
-    /// The metrics of all groups: the head of the response, and a body that shows whether it is complete.
+    /// The metrics of all groups: the head of the response, and its body, which is still to be read.
     pub fn metrics(&self) -> Result<Response> {
         let request = Request::builder()
             // A label name that is not of the text format comes encoded, too.
             .header(header::ACCEPT, format!("{CONTENT_TYPE}; escaping=values"))
             .header(header::ACCEPT_ENCODING, "identity")
             .header(header::CACHE_CONTROL, "no-cache");
-        let response = self.send(&self.url, request, None)?;
-        let why = match check_coding(&response) {
-            Err(why) => why,
-            Ok(()) if response.status() != StatusCode::OK => {
-                format!("it answered {}", response.status())
-            }
-            Ok(()) if !is_framed(&response) => {
-                "the truncation of its response would go undetected".into()
-            }
-            Ok(()) => return Ok(response),
-        };
-        Err(self.refused(&format!("is not a Pushgateway: {why}")))
+        self.send(&self.url, request, None)
     }
 
-    /// An error that this gateway gave no response, or not all of it.
-    pub fn unreachable(&self, why: &str) -> anyhow::Error {
-        Status::GatewayUnreachable.error(format!("{} is unreachable: {why}", self.name()))
+    /// An error that this gateway gave no response to a request for `url`, or not all of it.
+    pub fn unreachable(&self, url: &Uri, error: impl Into<http::Error>) -> anyhow::Error {
+        let why = self.client.explain(&error.into());
+        Status::GatewayUnreachable.error(format!("{} is unreachable: {why}", self.name(url)))
     }
 
-    /// An error that this gateway's response is not the wanted one.
-    pub fn refused(&self, why: &str) -> anyhow::Error {
-        Status::GatewayRefused.error(format!("{} {why}", self.name()))
+    /// An error that this gateway's response to a request for `url` is not the wanted one.
+    pub fn refused(&self, url: &Uri, why: &str) -> anyhow::Error {
+        Status::GatewayRefused.error(format!("{} {why}", self.name(url)))
     }
 
     fn url_of(&self, group: &Group) -> Result<Uri> {
         self.address.join(&group.path()).map_err(|why| Status::GatewayRefused.error(why))
     }
 
-    fn name(&self) -> String {
+    fn name(&self, url: &Uri) -> String {
         // A grouping key may be as long as a gateway takes it.
-        let url = self.url.to_string();
+        let url = url.to_string();
         format!("gateway {url:.1000}{}", self.client.via())
     }
 
-    fn store(&self, url: &Uri, method: &Method, exposition: &Exposition) -> Result<()> {
+    fn store(&self, url: &Uri, method: &str, exposition: &Exposition) -> Result<()> {
         let mut request =
             Request::builder().method(method).header(header::CONTENT_TYPE, CONTENT_TYPE);
         if exposition.is_gzip {
@@ -117,9 +107,9 @@ impl Gateway {
             _ if !start.is_empty() => {
                 let (body, option) = (quote(&start), Side::GATEWAY.option("addr"));
                 let why = format!("it answered {status} with a body: {body}. Check {option}");
-                Err(self.refused(&format!("is not a gateway: {why}")))
+                Err(self.refused(url, &format!("is not a gateway: {why}")))
             }
-            Err(e) => Err(self.unreachable(&self.client.describe(&e.into()))),
+            Err(e) => Err(self.unreachable(url, e)),
             Ok(_) => Ok(()),
         }
     }
@@ -127,10 +117,8 @@ impl Gateway {
     fn send(&self, url: &Uri, request: Builder, push: Option<&Exposition>) -> Result<Response> {
         let started = Instant::now();
         let body = push.map(|exposition| &exposition.body[..]);
-        let response = self
-            .client
-            .send(url, request, body, self.timeout)
-            .map_err(|e| self.unreachable(&self.client.explain(&e)))?;
+        let sent = self.client.send(url, request, body, self.limit);
+        let response = sent.map_err(|e| self.unreachable(url, e))?;
         let status = response.status();
         if !status.is_success() {
             let description = describe_response(response, Side::GATEWAY);
@@ -138,13 +126,13 @@ impl Gateway {
                 true if description.contains("parsing error in line 1:") => GZIP,
                 _ => "",
             };
-            return Err(self.refused(&format!("refused: {description}{remedy}")));
+            return Err(self.refused(url, &format!("refused: {description}{remedy}")));
         }
         if self.client.is_cut() {
             let why = format!("it answered {status} before it had read everything");
-            return Err(self.unreachable(&why));
+            return Err(self.unreachable(url, io::Error::other(why)));
         }
-        info!("{} answered {status} after {} ms", self.name(), started.elapsed().as_millis());
+        info!("{} answered {status} after {} ms", self.name(url), started.elapsed().as_millis());
         Ok(response)
     }
 }

@@ -19,9 +19,10 @@ pub struct Group(Vec<(String, String)>);
 impl Group {
     /// Checks the further `labels` of the form `NAME=VALUE`. A name matches
     /// `[a-zA-Z_][a-zA-Z0-9_]*`, does not begin with `__` (reserved by Prometheus),
-    /// and occurs once; `job` and `instance` are taken already.
+    /// and occurs once; `job`, `instance` and the label of reports are taken already.
     pub fn new(job: &str, instance: &str, labels: &[String]) -> Result<Group, String> {
-        let mut others = Vec::new();
+        let mut all = vec![("job".to_owned(), job.to_owned())];
+        all.push(("instance".to_owned(), instance.to_owned()));
         for label in labels {
             let (name, value) = label
                 .split_once('=')
@@ -31,21 +32,17 @@ impl Group {
                     "{name:?} is not a label name: [a-zA-Z_][a-zA-Z0-9_]*, not beginning with __"
                 ));
             }
-            if name == "job" || name == "instance" {
-                return Err(format!("{name} has an option of its own: --pgw-{name}"));
+            if ["job", "instance", FORWARDED_JOB].contains(&name) {
+                return Err(format!(
+                    "{name} is taken. Use another name (or --pgw-job, --pgw-instance)"
+                ));
             }
-            if name == FORWARDED_JOB {
-                return Err(format!("{name} is the label of reports"));
+            if all.iter().any(|(other, _)| other == name) {
+                return Err(format!("{name} is given twice"));
             }
-            others.push((name.to_owned(), value.to_owned()));
+            all.push((name.to_owned(), value.to_owned()));
         }
-        others.sort();
-        if let Some(twice) = others.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-            return Err(format!("{} is given twice", twice[0].0));
-        }
-        others.push(("job".to_owned(), job.to_owned()));
-        others.push(("instance".to_owned(), instance.to_owned()));
-        Ok(Group::of(others))
+        Ok(Group::of(all))
     }
 
     /// The grouping key of these labels, a job among them.

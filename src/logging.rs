@@ -17,21 +17,16 @@ pub const MAX_QUOTED: u64 = 16 * 1024;
 /// Shows this program's messages from `level` on. Without it, `RUST_LOG` decides, which the error is about
 /// if it does not parse. Without that, warnings are shown.
 pub fn init(level: Option<LevelFilter>) -> Result<(), String> {
-    let mut builder = Builder::new();
-    match (level, env::var("RUST_LOG")) {
-        (Some(level), _) => {
-            builder.filter_module("pgw_forwarder", level);
-        }
-        (None, Ok(filters)) if !filters.is_empty() => {
-            let parsed = env_filter::Builder::new().try_parse(&filters).map(drop);
-            parsed.map_err(|e| format!("RUST_LOG: {e}"))?;
-            builder.parse_filters(&filters);
-        }
-        _ => {
-            builder.filter_level(LevelFilter::Warn);
-        }
-    }
-    builder
+    let filters = match (level, env::var("RUST_LOG")) {
+        (Some(level), _) => format!("pgw_forwarder={level}"),
+        (None, Ok(filters)) if !filters.is_empty() => filters,
+        _ => "warn".into(),
+    };
+    // env_logger itself would only warn.
+    let parsed = env_filter::Builder::new().try_parse(&filters).map(drop);
+    parsed.map_err(|e| format!("RUST_LOG: {e}"))?;
+    Builder::new()
+        .parse_filters(&filters)
         .write_style(WriteStyle::Never)
         .format(|out, record| {
             let level = record.level().as_str().to_ascii_lowercase();

@@ -14,20 +14,19 @@ mod prune;
 mod status;
 
 use std::io::{self, ErrorKind, Write};
-use std::process::{self, ExitCode};
-use std::{env, panic, thread};
+use std::{env, panic, process, thread};
 
 use anyhow::{Context, Result, anyhow};
 use log::{info, warn};
 
-use cli::{Cli, Compression};
+use cli::Cli;
 use gateway::{Gateway, for_each_gateway};
 use group::Group;
 use lock::Lock;
 use prune::Rule;
 use status::{Failures, Status};
 
-fn main() -> ExitCode {
+fn main() {
     // A bug has a status, too, and one line.
     panic::set_hook(Box::new(|bug| {
         let failures = Failures::from(anyhow!("this is a bug, please report it: {bug}"));
@@ -38,14 +37,14 @@ fn main() -> ExitCode {
         Err(e) if !e.use_stderr() => {
             // --help or --version. A reader that is gone is no failure.
             let _ = e.print();
-            return Status::Done.into();
+            return;
         }
         Err(e) => {
             let is_quiet = env::args_os().any(|arg| arg == "-q" || arg == "--quiet");
             (is_quiet, Err(Status::Usage.error(cli::explain(&e)).into()))
         }
     };
-    result.unwrap_or_else(|failures| failures.print(is_quiet)).into()
+    process::exit(result.unwrap_or_else(|failures| failures.print(is_quiet)) as i32);
 }
 
 fn run(cli: &Cli) -> Result<Status, Failures> {
@@ -58,7 +57,6 @@ fn run(cli: &Cli) -> Result<Status, Failures> {
     let group = cli.group()?;
     let gateways = cli.gateways(&group.path())?;
     if cli.dry_run {
-        exporter.probe()?;
         print(&exporter.scrape()?.body)?;
         return Ok(Status::Done);
     }
@@ -74,11 +72,11 @@ fn run(cli: &Cli) -> Result<Status, Failures> {
         info!("sleeping {pause:.1?} of a splay of {:?}", cli.splay);
         thread::sleep(pause);
     }
-    let mut exposition = match exporter.probe().and_then(|()| exporter.scrape()) {
+    let mut exposition = match exporter.scrape() {
         Err(e) if cli.report_failures => return Ok(report(cli, &gateways, &group, e)),
         scraped => scraped?,
     };
-    if cli.pgw_compression == Compression::Gzip {
+    if cli.has_compression() {
         exposition = exposition.compress().context("cannot compress")?;
     }
     for_each_gateway(&gateways, |gateway| gateway.push(&exposition))

@@ -1,17 +1,17 @@
 //! Groups that are no longer pushed: found in the gateway's own metrics, and deleted.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 use log::{info, warn};
-use ureq::http::header;
+use ureq::http::{StatusCode, header};
 
 use crate::gateway::Gateway;
 use crate::group::{Group, is_label_name};
-use crate::http::Response;
+use crate::http::{Response, check_coding, is_framed};
 use crate::logging::{quote, sanitize};
 use crate::status::Status;
 
@@ -65,26 +65,22 @@ pub fn prune(gateway: &Gateway, rule: &Rule) -> Result<()> {
     let (mut tried, mut refused) = (HashSet::new(), 0);
     // The first reading decides which pushes are old. Otherwise there might always be one more.
     let mut oldest = None;
-    let mut is_done = false;
-    while !is_done {
-        let started = Instant::now();
-        let mut stale = find_stale_groups(gateway, rule, &mut oldest)?;
-        stale.retain(|group| !tried.contains(&group.labels));
-        is_done = true;
-        for (index, group) in stale.into_iter().enumerate() {
-            if index > 0 && started.elapsed() > FRESH {
-                is_done = false;
-                break;
-            }
-            refused += usize::from(!delete(gateway, &group)?);
-            tried.insert(group.labels);
+    let mut started = Instant::now();
+    let mut stale = find_stale_groups(gateway, rule, &mut oldest)?;
+    while let Some(group) = stale.pop_front() {
+        refused += usize::from(!delete(gateway, &group)?);
+        tried.insert(group.labels);
+        if !stale.is_empty() && started.elapsed() > FRESH {
+            started = Instant::now();
+            stale = find_stale_groups(gateway, rule, &mut oldest)?;
+            stale.retain(|group| !tried.contains(&group.labels));
         }
     }
     match refused {
         0 => Ok(()),
         _ => {
             let why = format!("refused to delete {refused} of {} stale groups", tried.len());
-            Err(gateway.refused(&(why + ", see the warnings")))
+            Err(gateway.refused(&gateway.url, &(why + ", see the warnings")))
         }
     }
 }
@@ -111,26 +107,33 @@ pub fn find_stale_groups(
     gateway: &Gateway,
     rule: &Rule,
     oldest: &mut Option<f64>,
-) -> Result<Vec<StaleGroup>> {
-    let not_a_gateway = |why: String| gateway.refused(&format!("is not a Pushgateway: {why}"));
+) -> Result<VecDeque<StaleGroup>> {
+    let not_a_gateway =
+        |why: String| gateway.refused(&gateway.url, &format!("is not a Pushgateway: {why}"));
     let response = gateway.metrics()?;
+    check_coding(&response).map_err(not_a_gateway)?;
+    if response.status() != StatusCode::OK {
+        return Err(not_a_gateway(format!("it answered {}", response.status())));
+    }
+    if !is_framed(&response) {
+        return Err(not_a_gateway("the truncation of its response would go undetected".into()));
+    }
     let now = date(&response).ok_or_else(|| not_a_gateway("the response has no date".into()))?;
     let here = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs_f64();
     if (now - here).abs() > MAX_SKEW {
         let why = format!("has a clock that differs from this host's by {:.0} s", now - here);
-        return Err(gateway.refused(&(why + "; nothing is deleted")));
+        return Err(gateway.refused(&gateway.url, &(why + "; nothing is deleted")));
     }
     let oldest = *oldest.get_or_insert(now - rule.age.as_secs_f64());
     let is_old = |time: f64| time < oldest;
 
-    let truncated = |e: io::Error| gateway.unreachable(&gateway.client.describe(&e.into()));
     let mut lines = BufReader::with_capacity(64 * 1024, response.into_body().into_reader());
     let mut line = Vec::new();
     let mut is_gateway = false;
     let mut tried_lately = HashSet::new();
-    let mut found = Vec::new();
+    let mut found = VecDeque::new();
     let mut bytes = 0;
-    while next_line(&mut lines, &mut line).map_err(truncated)? {
+    while next_line(&mut lines, &mut line).map_err(|e| gateway.unreachable(&gateway.url, e))? {
         is_gateway |= line.starts_with(b"pushgateway_build_info{");
         let failure = line.strip_prefix(b"push_failure_time_seconds{");
         let Some(rest) = failure.or_else(|| line.strip_prefix(b"push_time_seconds{")) else {
@@ -152,7 +155,7 @@ pub fn find_stale_groups(
             let (_, job) = key.iter().find(|(name, _)| name == "job").ok_or_else(unreadable)?;
             if rule.job.as_ref().is_none_or(|chosen| chosen == job) {
                 let age = (time != 0.0).then_some(now - time);
-                found.push(StaleGroup { labels: labels.to_owned(), age });
+                found.push_back(StaleGroup { labels: labels.to_owned(), age });
             }
         }
     }

@@ -1,7 +1,6 @@
 //! The exit statuses, a stable interface. Only this file knows the numbers.
 
 use std::fmt;
-use std::process::ExitCode;
 
 use crate::logging::print_error;
 
@@ -44,14 +43,11 @@ Exit status:
 
 /// A failure with a status of its own. Every other error is [`Status::Unexpected`].
 #[derive(Debug)]
-struct Failure {
-    status: Status,
-    message: String,
-}
+struct Failure(Status, String);
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&self.1)
     }
 }
 
@@ -60,12 +56,12 @@ impl std::error::Error for Failure {}
 impl Status {
     /// An error that ends the run with this status.
     pub fn error(self, message: impl Into<String>) -> anyhow::Error {
-        Failure { status: self, message: message.into() }.into()
+        Failure(self, message.into()).into()
     }
 
     /// The status that an error ends the run with.
     pub fn of(error: &anyhow::Error) -> Status {
-        error.downcast_ref::<Failure>().map_or(Status::Unexpected, |failure| failure.status)
+        error.downcast_ref::<Failure>().map_or(Status::Unexpected, |failure| failure.0)
     }
 }
 
@@ -93,12 +89,6 @@ impl Failures {
 impl From<anyhow::Error> for Failures {
     fn from(error: anyhow::Error) -> Failures {
         Failures(vec![error])
-    }
-}
-
-impl From<Status> for ExitCode {
-    fn from(status: Status) -> ExitCode {
-        ExitCode::from(status as u8)
     }
 }
 

@@ -15,7 +15,7 @@ only_verbs=yes
 describe() {
     case $1 in
         # 1.84 is the first to accept a Pushgateway's URLs. vmagent also accepts the cluster's.
-        victoria-metrics) oldest=1.84 programs="victoria-metrics vmagent" ;;
+        victoria-metrics) oldest=1.84 programs="victoria-metrics vmagent vmalert" ;;
         # 1.11.0 crashes when it refuses a push.
         prometheus-pushgateway) oldest=1.11.1 programs=prometheus-pushgateway=pushgateway-newer ;;
         # 3 refuses other responses of a gateway than 2 does, and crashes at some.

@@ -7,7 +7,7 @@ target=${CARGO_TARGET_DIR:-target}
 
 if command -v apt-get >/dev/null; then
     ./install.sh --packages apache2-utils busybox curl debian-archive-keyring debootstrap haproxy \
-        iproute2 netcat-openbsd nginx-light openssl prometheus prometheus-alertmanager \
+        iproute2 jq netcat-openbsd nginx-light openssl prometheus prometheus-alertmanager \
         prometheus-nginx-exporter prometheus-node-exporter prometheus-pushgateway \
         python3-prometheus-client shellcheck socat systemd-container tinyproxy-bin
     # The tests that need them are skipped without them, but not in CI.

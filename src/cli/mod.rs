@@ -4,6 +4,8 @@ mod access;
 mod usage;
 mod values;
 
+pub use usage::explain;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,16 +13,16 @@ use anyhow::Result;
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgAction, Command, CommandFactory, Error, FromArgMatches, Parser, ValueEnum};
+use clap::{ArgAction, Command, CommandFactory, Error, FromArgMatches, Parser};
 use log::LevelFilter;
-use ureq::http::Method;
 
 use crate::exporter::Exporter;
 use crate::gateway::Gateway;
 use crate::group::Group;
-use crate::http::{Access, Address, Client, Side};
+use crate::http::{Access, Address, Client, Limit, Side};
 use crate::prune::Rule;
 use crate::status::{self, Status};
+use values::{DAY, bytes, seconds};
 
 const PROXIES: &str = "\
 Proxies:
@@ -63,18 +65,18 @@ pub struct Cli {
 
     /// Seconds (0.001 to 86400) within which the exporter has to accept the connection
     #[arg(long, env = "EXPORTER_PROBE_TIMEOUT", value_name = "SECONDS", help_heading = "Exporter")]
-    #[arg(default_value = "2", value_parser = values::limit, allow_hyphen_values = true)]
+    #[arg(default_value = "2", value_parser = seconds(0.001, DAY), allow_hyphen_values = true)]
     probe_timeout: Duration,
 
     /// Seconds (0.001 to 86400) within which the response has to be complete
     #[arg(long, env = "EXPORTER_SCRAPE_TIMEOUT", value_name = "SECONDS")]
-    #[arg(help_heading = "Exporter", default_value = "10", value_parser = values::limit)]
+    #[arg(help_heading = "Exporter", default_value = "10", value_parser = seconds(0.001, DAY))]
     #[arg(allow_hyphen_values = true)]
     scrape_timeout: Duration,
 
     /// Refuse a response of more bytes
     #[arg(long, env = "EXPORTER_MAX_BYTES", value_name = "BYTES", help_heading = "Exporter")]
-    #[arg(default_value = "67108864", value_parser = values::bytes, allow_hyphen_values = true)]
+    #[arg(default_value = "67108864", value_parser = bytes, allow_hyphen_values = true)]
     max_bytes: u64,
 
     /// The Pushgateway: host:port, [v6]:port, or an http:// or https:// URL, with a path prefix if it has
@@ -84,12 +86,10 @@ pub struct Cli {
     pgw_addr: Vec<Address>,
 
     /// The label job of the grouping key; for --prune, if it is given, the only job to prune
+    /// [default: node]
     #[arg(long, env, value_name = "JOB", help_heading = "Gateway")]
-    #[arg(default_value = "node", value_parser = NonEmptyStringValueParser::new())]
-    pgw_job: String,
-
-    #[arg(skip)]
-    is_job_given: bool,
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pgw_job: Option<String>,
 
     /// The label instance of the grouping key [default: this host's name]
     #[arg(long, env, value_name = "INSTANCE", help_heading = "Gateway")]
@@ -106,12 +106,12 @@ pub struct Cli {
 
     /// Compress pushes: VictoriaMetrics and Pushgateways since 1.5.0 take gzip
     #[arg(long, env, value_name = "COMPRESSION", help_heading = "Gateway")]
-    #[arg(default_value = "none", ignore_case = true)]
-    pub pgw_compression: Compression,
+    #[arg(default_value = "none", value_parser = ["none", "gzip"], ignore_case = true)]
+    pgw_compression: String,
 
     /// Seconds (0.001 to 86400) within which a gateway has to read the push and answer
     #[arg(long, env = "PGW_PUSH_TIMEOUT", value_name = "SECONDS", help_heading = "Gateway")]
-    #[arg(default_value = "10", value_parser = values::limit, allow_hyphen_values = true)]
+    #[arg(default_value = "10", value_parser = seconds(0.001, DAY), allow_hyphen_values = true)]
     push_timeout: Duration,
 
     /// If the exporter is down (exit status 4) or its response unusable (5), push that status to a group of
@@ -126,7 +126,7 @@ pub struct Cli {
     /// Sleep a share of this many seconds (0 to 86400) first, fixed for each grouping key, so that a fleet
     /// does not push in the same second
     #[arg(long, env = "FORWARDER_SPLAY", value_name = "SECONDS", help_heading = "Run")]
-    #[arg(default_value = "0", value_parser = values::splay, allow_hyphen_values = true)]
+    #[arg(default_value = "0", value_parser = seconds(0.0, DAY), allow_hyphen_values = true)]
     pub splay: Duration,
 
     /// The lock file [default: one for each gateway and grouping key, in /run/pgw-forwarder,
@@ -147,7 +147,7 @@ pub struct Cli {
     /// 315360000) ago by the gateway's clock, and do nothing else; each of its requests may take as long as
     /// a push
     #[arg(long, value_name = "SECONDS", conflicts_with = "delete", help_heading = "Run")]
-    #[arg(value_parser = values::age, allow_hyphen_values = true)]
+    #[arg(value_parser = seconds(1.0, 3650.0 * DAY), allow_hyphen_values = true)]
     prune: Option<Duration>,
 
     /// Log more: -v what is done, -vv how; without it, RUST_LOG decides [default: warn]
@@ -157,20 +157,6 @@ pub struct Cli {
     /// Print nothing, not even why a run failed
     #[arg(short, long, help_heading = "Run")]
     pub quiet: bool,
-}
-
-/// How a push is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Compression {
-    /// Not at all.
-    None,
-    /// As `Content-Encoding: gzip`.
-    Gzip,
-}
-
-/// What is wrong with the command line or the environment, on one line.
-pub fn explain(error: &Error) -> String {
-    usage::explain(error, command())
 }
 
 fn command() -> Command {
@@ -184,8 +170,7 @@ impl Cli {
     pub fn load() -> Result<Cli, Error> {
         let mut matches = command().try_get_matches()?;
         let source = |id| matches.value_source(id);
-        let (job, instance, label) =
-            (source("pgw_job"), source("pgw_instance"), source("pgw_label"));
+        let (instance, label) = (source("pgw_instance"), source("pgw_label"));
         let mut cli = Cli::from_arg_matches_mut(&mut matches)?;
         cli.exporter_access = access::read(Side::EXPORTER, &mut matches);
         cli.gateway_access = access::read(Side::GATEWAY, &mut matches);
@@ -194,7 +179,6 @@ impl Cli {
             cli.pgw_label =
                 labels.split(',').filter(|label| !label.is_empty()).map(String::from).collect();
         }
-        cli.is_job_given = job != Some(ValueSource::DefaultValue);
         // A variable is no error: the cron file of a node may have it for the node's own pushes.
         let is_option = |source| source == Some(ValueSource::CommandLine);
         if cli.prune.is_some() && (is_option(instance) || is_option(label)) {
@@ -214,6 +198,11 @@ impl Cli {
         }
     }
 
+    /// Whether a push is compressed.
+    pub fn has_compression(&self) -> bool {
+        self.pgw_compression.eq_ignore_ascii_case("gzip")
+    }
+
     /// The exporter that the options describe.
     pub fn exporter(&self) -> Result<Exporter> {
         let path = self.exporter_metric.trim_start_matches('/');
@@ -222,11 +211,11 @@ impl Cli {
         let separator = if address.socket.is_some() { ":/" } else { "/" };
         Ok(Exporter {
             client: client.map_err(|why| Status::Usage.error(why))?,
-            url: address.join(path).map_err(usage_error("exporter_metric"))?,
+            url: address.join(path).map_err(usage_error("--exporter-metric (EXPORTER_METRIC)"))?,
             name: format!("{address}{separator}{path:.1000}"),
             allow_unframed: self.exporter_allow_unframed,
-            probe_timeout: self.probe_timeout,
-            scrape_timeout: self.scrape_timeout,
+            probe_limit: Limit(self.probe_timeout, "--probe-timeout (EXPORTER_PROBE_TIMEOUT)"),
+            scrape_limit: Limit(self.scrape_timeout, "--scrape-timeout (EXPORTER_SCRAPE_TIMEOUT)"),
             max_bytes: self.max_bytes,
         })
     }
@@ -235,52 +224,47 @@ impl Cli {
     pub fn group(&self) -> Result<Group> {
         let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
         let instance = self.pgw_instance.clone().unwrap_or_else(host);
-        Group::new(&self.pgw_job, &instance, &self.pgw_label).map_err(usage_error("pgw_label"))
+        let job = self.pgw_job.as_deref().unwrap_or("node");
+        Group::new(job, &instance, &self.pgw_label).map_err(usage_error("--pgw-label (PGW_LABELS)"))
     }
 
     /// What to prune, if that is what to do.
     pub fn prune_rule(&self) -> Option<Rule> {
-        Some(Rule { age: self.prune?, job: self.is_job_given.then(|| self.pgw_job.clone()) })
+        Some(Rule { age: self.prune?, job: self.pgw_job.clone() })
     }
 
     /// The gateways, for a run about the group at `path`.
     pub fn gateways(&self, path: &str) -> Result<Vec<Gateway>> {
         let addresses = &self.pgw_addr;
+        let unusable = usage_error("--pgw-addr (PGW_ADDR)");
         let mut names: Vec<_> = addresses.iter().map(Address::to_string).collect();
         names.sort();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(usage_error("pgw_addr")(format!("{} is given twice", twice[0])));
+            return Err(unusable(format!("{} is given twice", twice[0])));
         }
         if addresses.iter().any(|address| address.socket.is_some()) {
-            return Err(usage_error("pgw_addr")("a gateway cannot be a Unix socket".into()));
+            return Err(unusable("a gateway cannot be a Unix socket".into()));
         }
         if self.delete && names.iter().any(|name| name.ends_with(VICTORIA_METRICS)) {
             // It would answer as if it had deleted one.
             let why = "VictoriaMetrics has no groups; it keeps the samples that it has";
-            return Err(usage_error("delete")(why.into()));
+            return Err(usage_error("--delete")(why.into()));
         }
-        let unusable = |why: String| Status::Usage.error(why);
         let gateway = |address: &Address| {
+            let client = Client::new(address, &self.gateway_access, true);
             Ok(Gateway {
-                client: Client::new(address, &self.gateway_access, true).map_err(unusable)?,
+                client: client.map_err(|why| Status::Usage.error(why))?,
                 address: address.clone(),
-                url: address.join(path).map_err(usage_error("pgw_instance"))?,
-                method: match self.pgw_method.eq_ignore_ascii_case("put") {
-                    true => Method::PUT,
-                    false => Method::POST,
-                },
-                timeout: self.push_timeout,
+                url: address.join(path).map_err(usage_error("--pgw-instance (PGW_INSTANCE)"))?,
+                method: self.pgw_method.to_ascii_uppercase(),
+                limit: Limit(self.push_timeout, "--push-timeout (PGW_PUSH_TIMEOUT)"),
             })
         };
         addresses.iter().map(gateway).collect()
     }
 }
 
-/// A usage error of the option with the identifier `id`.
-fn usage_error(id: &'static str) -> impl Fn(String) -> anyhow::Error {
-    move |why| {
-        let command = command();
-        let option = command.get_arguments().find(|arg| arg.get_id() == id);
-        Status::Usage.error(format!("{}: {why}", option.map(usage::name).unwrap_or_default()))
-    }
+/// A usage error of an option, which is named with its variable.
+fn usage_error(option: &'static str) -> impl Fn(String) -> anyhow::Error {
+    move |why| Status::Usage.error(format!("{option}: {why}"))
 }

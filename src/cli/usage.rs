@@ -5,10 +5,11 @@ use std::error::Error as _;
 use std::ffi::OsString;
 
 use clap::error::{ContextKind, ErrorKind};
-use clap::{Arg, Command, Error};
+use clap::{Arg, Error};
 
 /// What is wrong with the command line or the environment.
-pub fn explain(error: &Error, mut command: Command) -> String {
+pub fn explain(error: &Error) -> String {
+    let mut command = super::command();
     command.build();
     if error.kind() == ErrorKind::InvalidUtf8 {
         // clap does not say which one it is.
@@ -30,7 +31,7 @@ pub fn explain(error: &Error, mut command: Command) -> String {
 }
 
 /// An option and its variable: the user has set one of them.
-pub fn name(option: &Arg) -> String {
+fn name(option: &Arg) -> String {
     let long = option.get_long().unwrap_or_default();
     match option.get_env() {
         Some(variable) => format!("--{long} ({})", variable.to_string_lossy()),

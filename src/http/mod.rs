@@ -1,6 +1,5 @@
 //! Sends one request within a time limit, and returns the response. Everything else about HTTP is below.
 
-mod access;
 mod address;
 mod auth;
 mod connect;
@@ -16,7 +15,6 @@ mod transport;
 use std::env;
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use log::debug;
 use ureq::Agent;
@@ -26,15 +24,16 @@ use ureq::http::{HeaderName, HeaderValue, Uri, header};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{ConnectionDetails, Connector, NextTimeout};
 
-pub use access::Access;
 pub use address::Address;
+pub use auth::Access;
 pub use response::{Response, check_coding, describe as describe_response, is_framed, values};
 pub use side::Side;
+pub use transport::Limit;
 pub use ureq::Error;
 
 use crate::logging::quote;
 use connect::{MAX_HEAD, Route};
-use transport::{Connection, RequestState, is_gone};
+use transport::{Connection, is_gone};
 
 /// Speaks to one server. It follows no redirect, and every status is a response, not an error.
 pub struct Client {
@@ -51,10 +50,7 @@ impl Client {
     pub fn new(address: &Address, access: &Access, use_proxy: bool) -> Result<Client, String> {
         // A value that is not UTF-8 must not count as unset. It will not parse.
         let variable = |name: &str| Some(env::var_os(name)?.to_string_lossy().into_owned());
-        let proxy = match use_proxy {
-            true => proxy::for_url(&address.join("")?, variable)?,
-            false => None,
-        };
+        let proxy = if use_proxy { proxy::for_server(address, variable)? } else { None };
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -68,19 +64,19 @@ impl Client {
             address: address.clone(),
             proxy,
             tls: tls::configure(access, address)?,
-            state: Arc::new(RequestState::new()),
+            state: Arc::default(),
         };
-        let own = auth::authorization(access, address)?;
+        let own = access.authorization(address)?;
         let proxys = route.request_proxy().and_then(|proxy| proxy.authorization.clone());
         let headers = [(header::AUTHORIZATION, own), (header::PROXY_AUTHORIZATION, proxys)];
         let headers = headers.into_iter().filter_map(|(name, value)| Some((name, value?)));
         let ready = Ready::default();
-        let agent = Agent::with_parts(config, ready.clone(), NoLookup);
+        let agent = Agent::with_parts(config, ready.clone(), ready.clone());
         Ok(Client { side: access.side, route, headers: headers.collect(), agent, ready })
     }
 
     /// Connects within `limit`, for the next request, which is for `url`.
-    pub fn connect(&self, url: &Uri, limit: Duration) -> Result<(), Error> {
+    pub fn connect(&self, url: &Uri, limit: Limit) -> Result<(), Error> {
         let state = &self.route.state;
         state.begin(limit);
         // An error that comes when time has run out comes from that.
@@ -96,7 +92,7 @@ impl Client {
         url: &Uri,
         request: Builder,
         body: Option<&[u8]>,
-        limit: Duration,
+        limit: Limit,
     ) -> Result<Response, Error> {
         let is_connected = self.ready.lock().is_some();
         match is_connected {
@@ -133,26 +129,21 @@ impl Client {
         }
     }
 
-    /// Why there is no response, and what an administrator can do.
+    /// Why there is no response, or no more of it, and what an administrator can do.
     pub fn explain(&self, error: &Error) -> String {
-        let cause = self.describe(error);
-        let running = if self.route.proxy.is_some() { "both run" } else { "it runs" };
-        match error {
-            // These words are our own or those of TLS, and name the remedy if there is one.
-            Error::Io(e) if matches!(e.kind(), ErrorKind::Other | ErrorKind::InvalidData) => cause,
-            _ => format!("{cause}. Check that {running}, and {}", self.side.option("addr")),
-        }
-    }
-
-    /// Why there is no response, or no more of it.
-    pub fn describe(&self, error: &Error) -> String {
-        match error {
+        let cause = match error {
             Error::Io(e) if is_gone(e) => "the server closed the connection too early".into(),
-            Error::Io(e) => tls::describe(e, self.side).unwrap_or_else(|| e.to_string()),
+            // These words are our own or those of TLS, and name the remedy if there is one.
+            Error::Io(e) if matches!(e.kind(), ErrorKind::Other | ErrorKind::InvalidData) => {
+                return tls::describe(e, self.side).unwrap_or_else(|| e.to_string());
+            }
+            Error::Io(e) => e.to_string(),
             Error::Protocol(e) => format!("the response is not valid HTTP ({e})"),
             Error::BodyStalled => "the response is truncated".into(),
             e => e.to_string(),
-        }
+        };
+        let running = if self.route.proxy.is_some() { "both run" } else { "it runs" };
+        format!("{cause}. Check that {running}, and {}", self.side.option("addr"))
     }
 
     /// Whether an error says that the server has closed the connection.
@@ -179,11 +170,8 @@ impl Connector for Ready {
     }
 }
 
-/// Looks up no name: the connection is there already.
-#[derive(Debug)]
-struct NoLookup;
-
-impl Resolver for NoLookup {
+impl Resolver for Ready {
+    /// Looks up no name: the connection is there already.
     fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
         Ok(self.empty())
     }
@@ -194,6 +182,7 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::thread;
+    use std::time::Duration;
 
     use super::*;
     use ureq::http::Request;
@@ -220,7 +209,7 @@ mod tests {
         let url = address.join("").unwrap();
         let send = |body: Option<&[u8]>| {
             let request = Request::builder().method("DELETE");
-            client.send(&url, request, body, Duration::from_secs(30)).unwrap().status()
+            client.send(&url, request, body, Limit(Duration::from_secs(30), "")).unwrap().status()
         };
         let large = vec![b'x'; 100 << 20];
         assert_eq!(send(Some(&large)), 204);

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ureq::http::{HeaderValue, Uri};
+use ureq::http::HeaderValue;
 
 use super::address::Address;
 use super::auth::basic;
@@ -15,10 +15,10 @@ pub struct Proxy {
     pub authorization: Option<HeaderValue>,
 }
 
-/// The proxy for `url`: `http_proxy` or `https_proxy` by its scheme, else `all_proxy`, unless `no_proxy`
+/// The proxy for `server`: `http_proxy` or `https_proxy` by its scheme, else `all_proxy`, unless `no_proxy`
 /// covers the host. Each variable may also be in capitals; an empty one counts as unset.
-pub fn for_url(
-    url: &Uri,
+pub fn for_server(
+    server: &Address,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Option<Proxy>, String> {
     let set = |name: &'static str| {
@@ -26,14 +26,11 @@ pub fn for_url(
             .into_iter()
             .find_map(|name| Some((variable(&name).filter(|v| !v.is_empty())?, name)))
     };
-    let own = match url.scheme_str() {
-        Some("https") => "https_proxy",
-        _ => "http_proxy",
-    };
+    let own = if server.is_https() { "https_proxy" } else { "http_proxy" };
     let Some((value, name)) = set(own).or_else(|| set("all_proxy")) else {
         return Ok(None);
     };
-    let host = url.host().unwrap_or_default();
+    let host = server.host.trim_matches(['[', ']']).trim_end_matches('.');
     let is_covered = |(list, _): (String, _)| list.split([',', ' ']).any(|e| covers(e, host));
     if set("no_proxy").is_some_and(is_covered) {
         return Ok(None);
@@ -54,8 +51,6 @@ pub fn for_url(
 /// network that the address is in, or `*`.
 fn covers(entry: &str, host: &str) -> bool {
     let entry = entry.trim_matches(['.', '[', ']']).to_ascii_lowercase();
-    let host = host.trim_matches(['[', ']']).trim_end_matches('.');
-    let host = host.to_ascii_lowercase();
     if let (Some((network, bits)), Ok(address)) = (entry.split_once('/'), host.parse()) {
         return is_in(address, network, bits).unwrap_or(false);
     }
@@ -85,12 +80,13 @@ mod tests {
     use super::*;
 
     fn proxy(host: &str, variables: &[(&str, &str)]) -> Result<Option<String>, String> {
-        let url: Uri = format!("http://{host}:9091/metrics").parse().unwrap();
+        let server = format!("http://{host}:9091").parse()?;
         let find = |name: &str| {
             let found = variables.iter().find(|(n, _)| *n == name);
             found.map(|(_, value)| (*value).to_owned())
         };
-        for_url(&url, find).map(|proxy| proxy.map(|p| p.address.origin().replace("http://", "")))
+        for_server(&server, find)
+            .map(|proxy| proxy.map(|p| p.address.origin().replace("http://", "")))
     }
 
     #[test]
@@ -141,9 +137,9 @@ mod tests {
 
     #[test]
     fn credentials_become_a_header() {
-        let url: Uri = "http://h/".parse().unwrap();
+        let server = "http://h/".parse().unwrap_or_else(|why| panic!("{why}"));
         let find = |name: &str| (name == "http_proxy").then(|| "http://u:p%40@p:1".to_owned());
-        let proxy = for_url(&url, find).unwrap().unwrap();
+        let proxy = for_server(&server, find).unwrap().unwrap();
         assert_eq!(proxy.authorization.unwrap(), "Basic dTpwQA==");
         assert_eq!(proxy.address.to_string(), "http://p:1");
     }

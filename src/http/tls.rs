@@ -9,8 +9,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{CertificateError, ClientConfig, ClientConnection, Error, RootCertStore, StreamOwned};
 use rustls_native_certs::load_native_certs;
 
-use super::access::Access;
 use super::address::Address;
+use super::auth::Access;
 use super::side::Side;
 use super::transport::Socket;
 

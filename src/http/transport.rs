@@ -4,7 +4,6 @@
 use std::fmt::Debug;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -17,57 +16,52 @@ use ureq::unversioned::transport::{Buffers, LazyBuffers, NextTimeout, Transport}
 /// Pause before a peer that has sent only interim responses, and reads nothing, is looked at again.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// A time limit, and the option that sets it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limit(pub Duration, pub &'static str);
+
 /// What a connection and its client know of one request.
-#[derive(Debug)]
-pub struct RequestState {
-    limit: Mutex<Limit>,
-    is_cut: AtomicBool,
+#[derive(Debug, Default)]
+pub struct RequestState(Mutex<Request>);
+
+#[derive(Debug, Default)]
+struct Request {
+    end: Option<Instant>,
+    limit: Limit,
+    /// What is said to be missing when the limit has passed.
+    awaited: &'static str,
+    is_cut: bool,
 }
 
-/// When a time limit began, its length, and what is said to be missing when it has passed.
-type Limit = (Instant, Duration, &'static str);
-
 impl RequestState {
-    /// The state before the first request.
-    pub fn new() -> RequestState {
-        let limit: Limit = (Instant::now(), Duration::ZERO, "");
-        RequestState { limit: limit.into(), is_cut: false.into() }
-    }
-
-    fn limit(&self) -> MutexGuard<'_, Limit> {
-        self.limit.lock().expect("a panic ends the process")
+    fn lock(&self) -> MutexGuard<'_, Request> {
+        self.0.lock().expect("a panic ends the process")
     }
 
     /// Begins a time limit, and forgets the request before.
-    pub fn begin(&self, length: Duration) {
-        *self.limit() = (Instant::now(), length, "");
-        self.is_cut.store(false, Ordering::Relaxed);
+    pub fn begin(&self, limit: Limit) {
+        let end = Instant::now().checked_add(limit.0);
+        *self.lock() = Request { end, limit, ..Request::default() };
     }
 
     /// Sets what is said to be missing if the limit passes from now on.
     pub fn expect(&self, awaited: &'static str) {
-        self.limit().2 = awaited;
+        self.lock().awaited = awaited;
     }
 
     /// The time left, never zero.
     pub fn time_left(&self) -> io::Result<Duration> {
-        let (start, length, awaited) = *self.limit();
-        match length.saturating_sub(start.elapsed()) {
-            Duration::ZERO => {
-                let why = format!("{awaited} within {} s", length.as_secs_f64());
-                Err(io::Error::new(ErrorKind::TimedOut, why))
-            }
-            left => Ok(left),
-        }
+        let Request { end, limit: Limit(length, option), awaited, .. } = *self.lock();
+        let left = end.and_then(|end| end.checked_duration_since(Instant::now()));
+        left.filter(|left| !left.is_zero()).ok_or_else(|| {
+            let why = format!("{awaited} within {} s, see {option}", length.as_secs_f64());
+            io::Error::new(ErrorKind::TimedOut, why)
+        })
     }
 
     /// Whether the peer stopped reading before everything was sent.
     pub fn is_cut(&self) -> bool {
-        self.is_cut.load(Ordering::Relaxed)
-    }
-
-    fn cut(&self) {
-        self.is_cut.store(true, Ordering::Relaxed);
+        self.lock().is_cut
     }
 }
 
@@ -106,7 +100,7 @@ impl Socket {
                 self.wait(PollFlags::OUT, PAUSE)?;
             }
             Err(Errno::AGAIN | Errno::INTR) => {}
-            _ => self.state.cut(),
+            _ => self.state.lock().is_cut = true,
         }
         Ok(())
     }
@@ -130,7 +124,7 @@ impl Write for Socket {
             match rustix::io::write(&self.fd, bytes).map_err(io::Error::from) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => self.wait_to_write()?,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) if is_gone(&e) => self.state.cut(),
+                Err(e) if is_gone(&e) => self.state.lock().is_cut = true,
                 result => return result,
             }
         }

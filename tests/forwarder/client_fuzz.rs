@@ -49,9 +49,12 @@ const STALE: f64 = 3600.0;
 /// The path of the group that a run pushes or deletes.
 const GROUP: &str = "/metrics/job/node/instance/n";
 
+/// The path of the group of its reports.
+const REPORT: &str = "/metrics/job/pgw_forwarder/instance/n/forwarded_job/node";
+
 const SCRAPE: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n\
-    Date: Sun, 22 Nov 2026 12:00:00 GMT\r\nContent-Length: 97\r\n\r\n\
-    # HELP up b\n# TYPE up gauge\nup{a=\"b\"} 1\nload 0.5 1700000000000\n\nnan NaN\n inf +Inf\n{\"a.b\",c=\"d\"} 2";
+    Date: Sun, 22 Nov 2026 12:00:00 GMT\r\nContent-Length: 83\r\n\r\n\
+    # HELP up b\n# TYPE up gauge\nup{a=\"b\"} 1\nload 0.5\n\nnan NaN\n inf +Inf\n{\"a.b\",c=\"d\"} 2";
 
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n\
     1c\r\n# HELP up b\n# TYPE up gauge\n\r\n19;x=y\r\nup{a=\"b\"} 1\nload 0.5\nc 2\n\r\n0\r\nX-Trailer: a\r\n\r\n";
@@ -448,8 +451,10 @@ impl Case {
             Action::Prune => self.judge_prune(ended, response),
             Action::Scrape | Action::Push => self.judge_push(ended) && is_done(response),
             Action::Delete => {
-                let request = format!("DELETE {GROUP} ");
-                assert!(ended.requests.iter().all(|found| found.head.starts_with(&request)));
+                // The report is a group of its own.
+                let requests = [GROUP, REPORT].map(|path| format!("DELETE {path} "));
+                let is_delete = |head: &str| requests.iter().any(|start| head.starts_with(start));
+                assert!(ended.requests.iter().all(|found| is_delete(&found.head)));
                 is_done(response)
             }
         };

@@ -71,7 +71,7 @@ fn run_demo(end: impl Fn(Pid)) {
     assert!(get(&format!("http://{prometheus}/graph")).is_some());
     wait_for("the page that shows the fleet", || {
         let page = get(&format!("http://{prometheus}/consoles/fleet.html"))?;
-        page.contains("1 node pushes, none stopped").then_some(())
+        page.contains("<b>1</b> up").then_some(())
     });
     wait_for("a second push", || (count_pushes(gateway) > 1).then_some(()));
 

@@ -191,7 +191,9 @@ fn cut(stream: &mut TcpStream) {
 /// Exporters that do not run, or do not speak HTTP.
 fn down_rows() -> Vec<Row> {
     const GONE: Says = &["alive at the probe, gone during the scrape. Check its log"];
-    const LATE: Says = &["no complete response within 1 s"];
+    const LATE: Says =
+        &["no complete response within 1 s", "--scrape-timeout (EXPORTER_SCRAPE_TIMEOUT)"];
+    const BUSY: Says = &["no connection within 1 s", "--probe-timeout (EXPORTER_PROBE_TIMEOUT)"];
     let down = |name, fake, says: Says| exporter(name, fake, 4, says);
     let slow = |name, fake, says: Says| down(name, fake, says).variables(SHORT_SCRAPE);
     let ok = "HTTP/1.1 200 OK\r\n";
@@ -204,7 +206,7 @@ fn down_rows() -> Vec<Row> {
     let refused: Says = &["refused", "Check that it runs, and --exporter-addr (EXPORTER_ADDR)"];
     vec![
         Row { exporter: unused_address(), ..down("nothing listens", Fake::raw(hang), refused) },
-        Row { exporter: busy, ..slow("accepts nothing", full, &["no connection within 1 s"]) },
+        Row { exporter: busy, ..slow("accepts nothing", full, BUSY) },
         down("closes at once", Fake::raw(close), GONE),
         down("closes after the request", sends("", close), GONE),
         down("panics (prometheus/node_exporter#3662)", sends("", |stream| reset(stream)), GONE),
@@ -247,6 +249,7 @@ fn unusable_rows() -> Vec<Row> {
         body("empty", b"", &["the response is empty"]),
         body("comments only", b"# HELP a b\n# TYPE a gauge\n", &["no sample"]),
         body("error in the middle", b"a 1\nError: no\n", &["line 2 is not a sample", "Error"]),
+        body("a timestamp", b"a 1 1700000000000\n", &["line 1 has a timestamp"]),
         body("HTML", b"<html>\n", &["line 1 is not a sample", "<html>"]),
         body("JSON", b"{\"a\": 1}", &["line 1 is not a sample", "{\"a\": 1}"]),
         bad("HTML by its type", typed("text/html", "<html>"), &["line 1", "<html>"]),
@@ -282,7 +285,7 @@ fn unusable_rows() -> Vec<Row> {
 fn truncated_rows() -> Vec<Row> {
     const UNFRAMED: Says =
         &["truncation", "set --exporter-allow-unframed (EXPORTER_ALLOW_UNFRAMED)"];
-    const LATE: Says = &["within 1 s"];
+    const LATE: Says = &["within 1 s", "--scrape-timeout (EXPORTER_SCRAPE_TIMEOUT)"];
     let bad = |name, fake, says: Says| exporter(name, fake, 5, says);
     let ends = |name, reply, says: Says| scrape(name, reply, 5, says);
     let chunked = |body: &str| reply(CHUNKED, body);
@@ -398,7 +401,7 @@ fn reads_and_closes(reply: Vec<u8>) -> Fake {
 /// Gateways that give no response, or not all of one.
 fn unreachable_rows() -> Vec<Row> {
     const EARLY: Says = &["too early"];
-    const LATE: Says = &["within 1 s"];
+    const LATE: Says = &["within 1 s", "--push-timeout (PGW_PUSH_TIMEOUT)"];
     let bad = |name, fake, says: Says| gateway(name, fake, 6, says);
     let closes = |name, reply| bad(name, reads_and_closes(reply), EARLY);
     let resets = |name, bytes| {
@@ -520,7 +523,6 @@ fn refused_by_pushgateway_rows(pushgateway: &Server) -> Vec<Row> {
     };
     vec![
         scrape("labels that do not parse", exposition("a{b=c} 1\n"), 7, &["400", "parsing"]),
-        inconsistent("a timestamp", "a 1 1700000000000\n", &["400", "timestamp"]),
         inconsistent("a sample twice", "a 1\na 1\n", &["400"]),
     ]
 }

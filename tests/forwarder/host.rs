@@ -120,9 +120,10 @@ pub fn has_newer_pushgateway() -> bool {
 }
 
 pub fn has_victoria_metrics() -> bool {
-    let are_there = ["victoria-metrics", "vmagent"].map(|name| fetched_program(name).is_file());
+    let are_there =
+        ["victoria-metrics", "vmagent", "vmalert"].map(|name| fetched_program(name).is_file());
     require(
-        are_there == [true; 2],
+        are_there == [true; 3],
         "VictoriaMetrics 1.84 or newer: tests/newer-programs.sh gets it",
     )
 }

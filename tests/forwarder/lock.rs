@@ -103,7 +103,8 @@ fn delete_exits_with_3_while_a_push_runs() {
     delete().failed(3, &["another run"]);
     kill(&mut first);
     delete().succeeded();
-    assert_eq!(gateway.requests().len(), 1);
+    // The group, and that of its reports.
+    assert_eq!(gateway.requests().len(), 2);
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn deployed(file: &str) -> String {
 }
 
 /// Replaces `from`, which the text has to contain.
-fn replace(text: &str, from: &str, to: &str) -> String {
+pub fn replace(text: &str, from: &str, to: &str) -> String {
     assert!(text.contains(from), "{from:?} is not in {text}");
     text.replace(from, to)
 }
@@ -84,6 +84,7 @@ fn prometheus_args(config: &str, addr: &str, directory: &Path) -> Vec<String> {
 /// A real program that serves HTTP on its own port until this is dropped.
 pub struct Server {
     pub addr: String,
+    command: Command,
     process: Child,
     directory: TempDir,
 }
@@ -103,13 +104,11 @@ impl Server {
             let directory = tempfile::tempdir().unwrap();
             let addr = format!("{host}:{}", free_port());
             let log = File::create(directory.path().join("log")).unwrap();
-            let process = Command::new(program)
-                .args(args(&addr, directory.path()))
-                .stdout(log.try_clone().unwrap())
-                .stderr(log)
-                .spawn()
-                .unwrap();
-            let mut server = Server { addr, process, directory };
+            let mut command = Command::new(program);
+            command.args(args(&addr, directory.path()));
+            command.stdout(log.try_clone().unwrap()).stderr(log);
+            let process = command.spawn().unwrap();
+            let mut server = Server { addr, command, process, directory };
             let url = format!("http://{}{ready}", server.addr);
             let is_up = wait_for(&url, || match server.process.try_wait().unwrap() {
                 Some(_) => Some(false),
@@ -223,11 +222,14 @@ impl Server {
                 );
             }
             let mut rules = deployed("rules/pushed.yaml");
-            rules = replace(&rules, "bool 150", &format!("bool {OLD}"));
+            for comparison in ["< bool", "<"] {
+                let (from, to) = (format!("{comparison} 150"), format!("{comparison} {OLD}"));
+                rules = replace(&rules, &from, &to);
+            }
             for (from, to) in
-                [("for: 90s", "for: 1s"), ("for: 2m", "for: 2s"), ("for: 3m", "for: 3s")]
+                [("90s", "1s"), ("150s", "2s"), ("2m", "2s"), ("3m", "3s"), ("5m", "5s")]
             {
-                rules = replace(&rules, from, to);
+                rules = replace(&rules, &format!("for: {from}"), &format!("for: {to}"));
             }
             fs::create_dir(directory.join("rules")).unwrap();
             fs::write(directory.join("rules/pushed.yaml"), rules).unwrap();
@@ -266,14 +268,50 @@ impl Server {
 
     /// A vmagent that accepts the URLs of a VictoriaMetrics cluster and writes to this single node.
     pub fn vmagent(victoria: &Server) -> Server {
+        Server::vmagent_with(victoria, &["-enableMultitenantHandlers"])
+    }
+
+    /// A vmagent with these further arguments that writes to this store.
+    pub fn vmagent_with(store: &Server, extra: &[&str]) -> Server {
         let program = fetched_program("vmagent");
         let names = [program.to_str().unwrap()];
         Server::start(&names, "127.0.0.1", "/health", |addr, directory| {
+            let mut args = vec![
+                format!("-httpListenAddr={addr}"),
+                format!("-remoteWrite.tmpDataPath={}", directory.join("queue").display()),
+                format!("-remoteWrite.url=http://{}/api/v1/write", store.addr),
+            ];
+            args.extend(extra.iter().map(|arg| (*arg).to_owned()));
+            args
+        })
+    }
+
+    /// A Prometheus with this configuration and these rules that accepts remote write.
+    pub fn remote_write_store(program: &Path, config: &str, rules: &str) -> Server {
+        let names = [program.to_str().unwrap()];
+        Server::start(&names, "127.0.0.1", "/-/ready", |addr, directory| {
+            fs::write(directory.join("rules.yaml"), rules).unwrap();
+            let mut args = prometheus_args(config, addr, directory);
+            args.push("--web.enable-remote-write-receiver".into());
+            args
+        })
+    }
+
+    /// A vmalert that evaluates these rules each second on this VictoriaMetrics.
+    pub fn vmalert(victoria: &Server, rules: &str) -> Server {
+        let program = fetched_program("vmalert");
+        let names = [program.to_str().unwrap()];
+        Server::start(&names, "127.0.0.1", "/health", |addr, directory| {
+            let file = directory.join("rules.yaml");
+            fs::write(&file, rules).unwrap();
             vec![
                 format!("-httpListenAddr={addr}"),
-                "-enableMultitenantHandlers".into(),
-                format!("-remoteWrite.tmpDataPath={}", directory.join("queue").display()),
-                format!("-remoteWrite.url=http://{}/api/v1/write", victoria.addr),
+                format!("-rule={}", file.display()),
+                format!("-datasource.url=http://{}", victoria.addr),
+                format!("-remoteWrite.url=http://{}", victoria.addr),
+                "-notifier.blackhole".into(),
+                "-evaluationInterval=1s".into(),
+                "-rule.evalDelay=0s".into(),
             ]
         })
     }
@@ -330,6 +368,17 @@ impl Server {
     pub fn pause(&self, pause: bool) {
         let signal = if pause { Signal::STOP } else { Signal::CONT };
         kill_process(Pid::from_child(&self.process), signal).unwrap();
+    }
+
+    /// Stops this program, and lets it finish what it does at its end.
+    pub fn stop(&mut self) {
+        kill_process(Pid::from_child(&self.process), Signal::TERM).unwrap();
+        wait_for("the end of the server", || self.process.try_wait().unwrap());
+    }
+
+    /// Starts this program again after [`Server::stop`], with the same port and directory.
+    pub fn start_again(&mut self) {
+        self.process = self.command.spawn().unwrap();
     }
 
     pub fn log(&self) -> String {

@@ -10,7 +10,7 @@ use crate::run::Run;
 use crate::servers::{Server, get, query_all};
 
 /// The paths below which VictoriaMetrics accepts the URLs of a Pushgateway.
-const SINGLE: &str = "/api/v1/import/prometheus";
+pub const SINGLE: &str = "/api/v1/import/prometheus";
 const CLUSTER: &str = "/insert/0/prometheus/api/v1/import/prometheus";
 
 /// The result of a query: the labels of each series, and its value.
@@ -26,7 +26,7 @@ fn values(server: &Server, promql: &str) -> BTreeMap<String, f64> {
 
 /// Waits until the result of a query to VictoriaMetrics has `count` series. VictoriaMetrics caches an empty
 /// result for some seconds, so each try replaces FILTER by another filter.
-fn stored(victoria: &Server, promql: &str, count: usize) -> BTreeMap<String, f64> {
+pub fn stored(victoria: &Server, promql: &str, count: usize) -> BTreeMap<String, f64> {
     let mut tries = 0;
     wait_for(promql, || {
         get(&format!("http://{}/internal/force_flush", victoria.addr))?;
