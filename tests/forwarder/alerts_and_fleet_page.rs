@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use crate::docs;
 use crate::fake::{Fake, exposition};
-use crate::host::{fetched_program, require, wait_for};
+use crate::host::{Complete, fetched_program, require, wait_for};
 use crate::run::Run;
-use crate::servers::{OLD, Server, replace};
+use crate::servers::{OLD, Server, agent, replace};
 
 /// Whether the versions that deploy/compose.yaml names, or similar ones, are here.
 fn has_newer_programs() -> bool {
@@ -41,7 +41,7 @@ fn check_configuration(promtool: PathBuf) {
     ] {
         let mut command = Command::new(&promtool);
         command.args(line.split(' ')).current_dir(env!("CARGO_MANIFEST_DIR"));
-        let output = command.output().unwrap();
+        let output = command.complete();
         assert!(output.status.success(), "{line}: {output:?}");
     }
 }
@@ -236,7 +236,7 @@ fn alert_suppresses_the_stopped_alert_of_the_same_node_or_job_only() {
         json!({ "labels": { "alertname": alert, "job": job, "instance": instance } })
     });
     let url = format!("http://{}/api/v2/alerts", alertmanager.addr);
-    let request = ureq::post(url).header("Content-Type", "application/json");
+    let request = agent().post(url).header("Content-Type", "application/json");
     assert!(request.send(json!(labels).to_string()).unwrap().status().is_success());
 
     let states = wait_for("the alerts", || {
@@ -356,7 +356,7 @@ fn group_that_makes_the_metrics_of_newer_programs_unreadable_is_found_as_well() 
 fn find_unreadable_group(gateway: &Server, prometheus: &Server, body: &[u8]) {
     // The gateway's own families do harm only as the first push.
     let url = format!("http://{}/metrics/job/node/instance/bad/zone/eu", gateway.addr);
-    assert!(ureq::post(url).send(body).unwrap().status().is_success());
+    assert!(agent().post(url).send(body).unwrap().status().is_success());
     let similar = Fake::answering(|_| {
         exposition("# HELP ok In \u{b0}C, no GAUGE_HISTOGRAM, no pushgateway_http_.\nok 1\n")
     });
@@ -375,8 +375,7 @@ fn find_unreadable_group(gateway: &Server, prometheus: &Server, body: &[u8]) {
     let output = Command::new("sh")
         .args(["-c", &replace(command, "127.0.0.1:9091", &gateway.addr)])
         .env("no_proxy", "*")
-        .output()
-        .unwrap();
+        .complete();
     let group: &[u8] = b"{\"instance\":\"bad\",\"job\":\"node\",\"zone\":\"eu\"}\n";
     assert!(output.stdout == group, "{output:?}");
 

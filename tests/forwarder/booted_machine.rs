@@ -13,13 +13,16 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::host::{self, find_program, run_command, wait_for};
+use crate::host::{
+    self, Complete, MAX_LONG_WAIT, MAX_WAIT, find_program, kill, run_command, run_command_within,
+    wait_for,
+};
 
 /// The addresses of the machine and of the other end of its link.
 pub const INSIDE: &str = "10.213.0.2";
 pub const OUTSIDE: &str = "10.213.0.1";
 /// The time limit of a command on the machine.
-const MAX_SECONDS: &str = "300";
+const MAX_SECONDS: u64 = 300;
 
 /// The packages that a machine has in addition to the minimum.
 const INSTALLED: &str = "systemd,systemd-sysv,dbus,iproute2,procps,libfaketime";
@@ -137,7 +140,7 @@ impl Machine {
     fn wait_until_up(&self) {
         wait_for("the machine's systemd", || self.leader());
         wait_for("the end of the boot", || {
-            let state = self.command("systemctl is-system-running").output().unwrap().stdout;
+            let state = self.command("systemctl is-system-running").complete().stdout;
             ["running\n", "degraded\n"]
                 .contains(&std::str::from_utf8(&state).unwrap())
                 .then_some(())
@@ -182,14 +185,14 @@ impl Machine {
         command
             .args(["--target", &leader, "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"])
             .args(["env", "-i", "HOME=/root", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"])
-            .args(["timeout", MAX_SECONDS, "sh", "-c", &format!("cd /root && {line}")])
+            .args(["timeout", &MAX_SECONDS.to_string(), "sh", "-c", &format!("cd /root && {line}")])
             .stdin(Stdio::null());
         command
     }
 
     /// Runs a command line on the machine as root. Its status is 124 after [`MAX_SECONDS`].
     pub fn run(&self, line: &str) -> Output {
-        self.command(line).output().unwrap()
+        self.command(line).complete_within(Duration::from_secs(MAX_SECONDS) + MAX_WAIT)
     }
 
     /// Asserts that a command line succeeds, and returns its stdout.
@@ -277,10 +280,9 @@ impl Drop for Machine {
             }
             thread::sleep(Duration::from_millis(100));
         }
-        let _ = container.kill();
-        let _ = container.wait();
-        let _ = Command::new("umount").args(["-R", "-l"]).arg(self.directory.path()).status();
-        let _ = Command::new("find").args([&cgroup(), "-depth", "-type", "d", "-delete"]).status();
+        kill(&mut container);
+        Command::new("umount").args(["-R", "-l"]).arg(self.directory.path()).complete();
+        Command::new("find").args([&cgroup(), "-depth", "-type", "d", "-delete"]).complete();
     }
 }
 
@@ -330,12 +332,13 @@ pub fn image(suite: Suite) -> PathBuf {
         let _ = fs::remove_dir_all(old);
     }
     let path = new.display();
-    run_command(&format!("debootstrap --variant=minbase --include={INSTALLED} {suite} {path}"));
+    let run = |line: &str| run_command_within(MAX_LONG_WAIT, line);
+    run(&format!("debootstrap --variant=minbase --include={INSTALLED} {suite} {path}"));
     // A machine reaches no mirror: apt shall notice at once, and load as little as possible.
     let apt = "Acquire::Retries \"0\";\nAcquire::Languages \"none\";\n";
     fs::write(new.join("etc/apt/apt.conf.d/node"), apt).unwrap();
-    run_command(&format!("chroot {path} apt-get -q update"));
-    run_command(&format!(
+    run(&format!("chroot {path} apt-get -q update"));
+    run(&format!(
         "chroot {path} apt-get -qy install --download-only --no-install-recommends {DOWNLOADED}"
     ));
     fs::write(new.join(list), packages).unwrap();
@@ -343,7 +346,7 @@ pub fn image(suite: Suite) -> PathBuf {
     fs::write(new.join("etc/hosts"), "127.0.0.1 localhost\n").unwrap();
     let network = format!("[Match]\nName=host0\n[Network]\nAddress={INSIDE}/24\n");
     fs::write(new.join("etc/systemd/network/10-host0.network"), network).unwrap();
-    run_command(&format!("systemctl --root={path} enable systemd-networkd.service"));
+    run(&format!("systemctl --root={path} enable systemd-networkd.service"));
     // Otherwise each boot would be the first one of a new machine.
     fs::write(new.join("etc/machine-id"), "5e1f7b3a9c2d4e6f8a0b1c2d3e4f5a6b\n").unwrap();
     fs::rename(&new, &image).unwrap();

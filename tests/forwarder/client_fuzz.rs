@@ -30,6 +30,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tempfile::TempDir;
 
 use crate::fake::{Request, date, read_head, reset};
+use crate::host::Complete;
 use crate::http_reader::{Response, is_exposition};
 use crate::run::FORWARDER;
 
@@ -398,7 +399,7 @@ impl Case {
                 silent.push(stream);
             }
         }
-        let status = child.wait().unwrap().code();
+        let status = child.complete().status.code();
         Ended { status, stderr: String::from_utf8(stderr).unwrap(), requests }
     }
 

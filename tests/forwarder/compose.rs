@@ -13,7 +13,8 @@ use tempfile::TempDir;
 use crate::booted_machine::{self, Suite, image};
 use crate::docs;
 use crate::host::{
-    fetched_program, find_program, free_port, program, require, run_command, wait_for,
+    Complete, MAX_LONG_WAIT, fetched_program, find_program, free_port, program, require,
+    run_command, wait_for,
 };
 use crate::run::FORWARDER;
 use crate::servers::{get, query, replace};
@@ -106,20 +107,19 @@ impl Containers {
             ),
             (node, "USER 65534\n"),
         ] {
-            let found = command(&format!("docker image inspect {name}")).output();
-            if found.unwrap().status.success() {
+            let found = command(&format!("docker image inspect {name}")).complete();
+            if found.status.success() {
                 continue;
             }
             let mut build = command(&format!("docker build --quiet --tag {name} -"))
                 .stdin(Stdio::piped())
-                .stdout(Stdio::null())
                 .spawn()
                 .unwrap();
             let file = format!("FROM {base}\n{lines}");
             let mut stdin = build.stdin.take().unwrap();
             stdin.write_all(file.as_bytes()).unwrap();
             drop(stdin);
-            assert!(build.wait().unwrap().success(), "{name}");
+            assert!(build.complete_within(MAX_LONG_WAIT).status.success(), "{name}");
             self.images.insert(0, name);
         }
     }
@@ -130,8 +130,7 @@ impl Containers {
             .current_dir(&self.directory)
             .env("GATEWAY_PORT", self.gateway.to_string())
             .env("PROMETHEUS_PORT", self.prometheus.to_string())
-            .output()
-            .unwrap()
+            .complete_within(MAX_LONG_WAIT)
     }
 
     /// Asserts that a command line succeeds, and returns its stdout.
@@ -245,8 +244,7 @@ fn command(line: &str) -> Command {
 
 /// Compose is a plugin of docker, or a program as it was formerly.
 fn compose_command() -> &'static str {
-    let part = command("docker compose version").output();
-    match part.is_ok_and(|output| output.status.success()) {
+    match command("docker compose version").complete().status.success() {
         true => "docker compose",
         false => "docker-compose",
     }
@@ -254,8 +252,8 @@ fn compose_command() -> &'static str {
 
 /// The requirement that this machine does not meet.
 fn unmet_requirement() -> Option<String> {
-    let docker = command("docker version").output();
-    if !docker.is_ok_and(|output| output.status.success()) {
+    let has_docker = find_program(&["docker"]).is_some();
+    if !has_docker || !command("docker version").complete().status.success() {
         return Some("the containers need a running Docker engine".into());
     }
     if compose_command() == "docker-compose" && find_program(&["docker-compose"]).is_none() {
@@ -359,7 +357,7 @@ fn one_step_secures_the_gateway(containers: &Containers) {
                 .unwrap();
         let user = format!("user = \"{user}:{password}\"\n");
         curl.stdin.take().unwrap().write_all(user.as_bytes()).unwrap();
-        String::from_utf8(curl.wait_with_output().unwrap().stdout).unwrap()
+        String::from_utf8(curl.complete().stdout).unwrap()
     };
     let password = secured("node.password");
     wait_for("the secured gateway", || (status("node", &password) == "200").then_some(()));
@@ -402,8 +400,8 @@ fn one_step_secures_the_gateway(containers: &Containers) {
     let script = docs::command("docs/security.md", "printf '  %s");
     let script = replace(&script, "-nB node2", "-nbB node2 neues-wort");
     let added =
-        Command::new("sh").args(["-c", &script]).current_dir(&containers.directory).status();
-    assert!(added.unwrap().success());
+        Command::new("sh").args(["-c", &script]).current_dir(&containers.directory).complete();
+    assert!(added.status.success(), "{added:?}");
     containers.compose(SECURED, "up -d --force-recreate");
     wait_for("the second user", || (status("node2", "neues-wort") == "200").then_some(()));
     wait_for("the gateway with its new certificate", || {

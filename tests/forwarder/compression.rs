@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::fake::{Fake, Request, exposition, header, response};
 use crate::fault_matrix::{GOOD, megabytes};
-use crate::host::{has_newer_pushgateway, has_victoria_metrics, wait_for};
+use crate::host::{Complete, has_newer_pushgateway, has_victoria_metrics, wait_for};
 use crate::run::Run;
 use crate::servers::{Server, families, get};
 
@@ -88,7 +88,7 @@ fn push_by_curl(exporter: &str, gateway: &str, instance: &str) {
         "curl -sSf http://{exporter}/metrics | curl -sS --fail-with-body -H 'Content-Type: text/plain' \
          --data-binary @- {gateway}/metrics/job/node/instance/{instance}"
     );
-    let output = Command::new("/bin/sh").args(["-c", &line]).output().unwrap();
+    let output = Command::new("/bin/sh").args(["-c", &line]).complete();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
 }
 

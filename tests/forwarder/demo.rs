@@ -1,5 +1,6 @@
 //! `install.sh --demo`, the README's first command, and the output that the README shows.
 
+use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
@@ -48,9 +49,16 @@ fn mask(lines: &[String]) -> Vec<String> {
 /// Runs the demo until it shows its addresses, ends it, and asserts that nothing is left of it.
 fn run_demo(end: impl Fn(Pid)) {
     let temporary = tempfile::tempdir().unwrap();
-    // A background job of a shell ignores SIGINT, and so would its children.
-    let mut demo = Command::new("env")
-        .args(["--default-signal", "sh", "-c", "exec ./install.sh --demo 2>&1"])
+    // A background job of a script ignores SIGINT, and so would its children. Here, that is always so.
+    let demo = "trap '' INT; exec env --default-signal ./install.sh --demo 2>&1";
+    let mut command = Command::new("sh");
+    // With the variables that a test has from cargo, cargo would build all of it anew.
+    for (name, _) in env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG_")) {
+        command.env_remove(name);
+    }
+    let mut demo = command
+        .args(["-c", demo])
+        .env_remove("CARGO_MANIFEST_DIR")
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("TMPDIR", temporary.path())
         .process_group(0)

@@ -23,9 +23,9 @@ use proptest::test_runner::TestRunner;
 use tempfile::TempDir;
 
 use crate::fake::Fake;
-use crate::host::{fetched_program, program, require, wait_for};
+use crate::host::{Complete, fetched_program, program, require, wait_for};
 use crate::run::{Ended, Run};
-use crate::servers::{Server, families, query_all};
+use crate::servers::{Server, agent, families, query_all};
 
 /// Names of bodies, and the bodies. A missing final newline is added for the judges.
 const BODIES: &[(&str, &[u8])] = &[
@@ -299,10 +299,6 @@ const TOKENS: &str = "$|$_sum|$_count|$_bucket|$_total|$_gcount|$_created|good|g
     |\x0c|\x1b|\x7f|\u{85}|\u{a0}|\u{feff}|\u{2028}|\u{fffd}|\u{fffe}|\u{10ffff}|\u{e9}|\u{301}\
     |\u{202e}|\u{663}|\u{ff11}|\u{17f}";
 
-fn agent() -> ureq::Agent {
-    ureq::Agent::config_builder().proxy(None).build().into()
-}
-
 /// A gateway, the Prometheus that scrapes it, and an exporter for the forwarder.
 struct Judge {
     gateway: Server,
@@ -364,8 +360,8 @@ impl Judge {
         let output = Command::new("curl")
             .args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "--noproxy", "*"])
             .args(["--data-binary", &format!("@{}", file.display()), &self.url(instance)])
-            .output();
-        output.unwrap().stdout.starts_with(b"2")
+            .complete();
+        output.stdout.starts_with(b"2")
     }
 
     fn delete(&self, instance: &str) {

@@ -17,7 +17,7 @@ use crate::compression::{COMPRESSIONS, gzip, pushed_text};
 use crate::fake::{Fake, Request, drip, exposition, hang, read_head, reset, response};
 use crate::host::{has_newer_pushgateway, unused_address};
 use crate::run::Run;
-use crate::servers::{Server, families};
+use crate::servers::{Server, agent, families};
 
 /// The metrics of a good exporter.
 pub const GOOD: &str = "# HELP a_metric What it is.\n# TYPE a_metric gauge\na_metric{b=\"c\"} 42\n";
@@ -652,7 +652,7 @@ fn name_in_quotes_is_pushed_and_the_gateway_decides() {
     let quoted = "{\"my_metric\",l=\"v\"} 1\n";
     let curl = |gateway: &Server| {
         let url = format!("http://{}/metrics/job/node/instance/curl", gateway.addr);
-        ureq::post(url).send(quoted).is_ok()
+        agent().post(url).send(quoted).is_ok()
     };
     let decide = |gateway: &Server| {
         let row = match curl(gateway) {

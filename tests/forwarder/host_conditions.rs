@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -14,7 +14,7 @@ use rustix::fs::{CWD, FileType, mknodat};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 
 use crate::fake::{Fake, exposition, hang, response};
-use crate::host::{enter_own_namespaces, has_namespaces, require, run_command, wait_for};
+use crate::host::{enter_own_namespaces, has_namespaces, kill, require, run_command, wait_for};
 use crate::run::{Ended, FORWARDER, Run};
 use crate::servers::{Server, count_pushes, families};
 
@@ -156,8 +156,7 @@ fn full_or_read_only_disk_stops_only_a_run_that_cannot_have_a_lock_file() {
         let mut first = run(&stuck, variant).start();
         wait_for("the scrape", || (stuck.requests().len() > before.1).then_some(()));
         run(&exporter, variant).end().failed(3, &[&format!("another run (PID {pid})")]);
-        first.kill().unwrap();
-        first.wait().unwrap();
+        kill(&mut first);
         run(&exporter, variant).end().succeeded();
         assert_eq!(pushed(), before.0 + 2);
     };
@@ -273,16 +272,18 @@ fn response_that_does_not_fit_into_memory_is_not_pushed() {
 fn run_needs_no_variables_and_no_input() {
     let (exporter, gateway) = (Server::node_exporter(), Server::pushgateway(&[]));
     let directory = tempfile::tempdir().unwrap();
-    let output = Command::new(FORWARDER)
+    let child = Command::new(FORWARDER)
         .env_clear()
         .args(["--exporter-addr", &exporter.addr, "--pgw-addr", &gateway.addr])
         .arg("--lock-file")
         .arg(directory.path().join("lock"))
         // A file that cannot be read from its beginning.
         .stdin(File::open("/proc/self/mem").unwrap())
-        .output()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .unwrap();
-    Ended::new(output).succeeded();
+    Ended::of(child).succeeded();
     assert_eq!(count_pushes(&gateway.addr), 1);
 }
 
@@ -328,7 +329,7 @@ fn closed_pipes_change_no_status() {
     let run = |exporter: &str, args: &[&str]| {
         let mut child = Run::new(exporter, &gateway.addr).args(args).start();
         drop((child.stdout.take(), child.stderr.take()));
-        child.wait().unwrap().code()
+        Ended::of(child).status
     };
     assert_eq!(run(&exporter.addr, &["-vv"]), Some(0));
     assert_eq!(run(&exporter.addr, &["-vv", "--dry-run"]), Some(0));

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::fake::{Fake, date, drip, exposition, hang, read_head, response};
 use crate::fault_matrix::{GOOD, Row, exporter, gateway, push, run_all, scrape};
+use crate::host::Complete;
 use crate::run::Run;
 use crate::servers::Server;
 
@@ -54,10 +55,8 @@ fn with_status(status: &str, response: &[u8]) -> Vec<u8> {
 
 /// 200 MB in some 200 KB.
 fn bomb() -> Vec<u8> {
-    let made = Command::new("/bin/sh")
-        .args(["-c", "head -c 200000000 /dev/zero | gzip -9"])
-        .output()
-        .unwrap();
+    let made =
+        Command::new("/bin/sh").args(["-c", "head -c 200000000 /dev/zero | gzip -9"]).complete();
     assert!(made.status.success() && made.stdout.len() > 100_000);
     made.stdout
 }

@@ -11,7 +11,7 @@ use rustix::process::geteuid;
 use tempfile::TempDir;
 
 use crate::fake::{Fake, response};
-use crate::host::{require, unused_address};
+use crate::host::{Complete, require, unused_address};
 use crate::run::{FORWARDER, copy_program};
 use crate::servers::Server;
 
@@ -28,8 +28,7 @@ fn verbs(shell: &[&str], verbs: &str, args: &[&str]) -> Output {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         // Variables of the caller do not count.
         .envs([("PGW_METHOD", "post"), ("PGW_JOB", "x"), ("SOCKET", "yes"), ("EVERY", "7")])
-        .output()
-        .unwrap()
+        .complete()
 }
 
 /// The cron file that install.sh writes with these arguments, before the first push.
@@ -62,7 +61,7 @@ fn default(help: &str, variable: &str) -> f64 {
 
 /// Seconds that a run may take without its splay.
 fn time_limits() -> f64 {
-    let help = Command::new(FORWARDER).arg("--help").env_clear().output().unwrap();
+    let help = Command::new(FORWARDER).arg("--help").env_clear().complete();
     let help = String::from_utf8(help.stdout).unwrap();
     let limits = ["EXPORTER_PROBE_TIMEOUT", "EXPORTER_SCRAPE_TIMEOUT", "PGW_PUSH_TIMEOUT"];
     limits.map(|name| default(&help, name)).iter().sum()
@@ -344,8 +343,7 @@ fn install_package(apt_get: &str, policy: &str) -> (Output, String) {
         .arg(directory.path())
         .arg(policy)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .unwrap();
+        .complete();
     (output, fs::read_to_string(directory.path().join("policy")).unwrap())
 }
 

@@ -12,7 +12,7 @@ use rustix::fs::{CWD, FileType, FlockOperation, flock, mknodat};
 use rustix::process::geteuid;
 
 use crate::fake::{Fake, exposition, hang, response};
-use crate::host::{require, wait_for};
+use crate::host::{Complete, kill, require, wait_for};
 use crate::run::{Ended, Run, copy_program};
 
 /// A user other than the one that runs the tests.
@@ -42,16 +42,11 @@ fn start_holder(run: Run, exporter: &Fake) -> Child {
     child
 }
 
-fn kill(mut child: Child) {
-    child.kill().unwrap();
-    child.wait().unwrap();
-}
-
 #[test]
 fn second_run_of_a_group_exits_with_3_and_names_the_first() {
     let (stuck, exporter, gateway) = (stuck_exporter(), exporter(), gateway());
     let run = |exporter: &Fake| Run::new(&exporter.addr, &gateway.addr).instance("one");
-    let first = start_holder(run(&stuck), &stuck);
+    let mut first = start_holder(run(&stuck), &stuck);
     let pid = format!("another run (PID {})", first.id());
     run(&stuck).end().failed(3, &[&pid]);
     assert_eq!(stuck.requests().len(), 1, "the second run has contacted the exporter");
@@ -62,7 +57,7 @@ fn second_run_of_a_group_exits_with_3_and_names_the_first() {
     assert_eq!(gateway.requests().len(), 2);
 
     // A killed run leaves no lock.
-    kill(first);
+    kill(&mut first);
     run(&exporter).end().succeeded();
     assert_eq!(gateway.requests().len(), 3);
 }
@@ -103,10 +98,10 @@ fn delete_exits_with_3_while_a_push_runs() {
     let (stuck, gateway) = (stuck_exporter(), gateway());
     let directory = tempfile::tempdir().unwrap();
     let lock = directory.path().join("lock");
-    let first = start_holder(with_lock(Run::new(&stuck.addr, &gateway.addr), &lock), &stuck);
+    let mut first = start_holder(with_lock(Run::new(&stuck.addr, &gateway.addr), &lock), &stuck);
     let delete = || with_lock(Run::new("127.0.0.1:1", &gateway.addr), &lock).arg("--delete").end();
     delete().failed(3, &["another run"]);
-    kill(first);
+    kill(&mut first);
     delete().succeeded();
     // The group, and that of its reports.
     assert_eq!(gateway.requests().len(), 2);
@@ -119,13 +114,13 @@ fn run_that_sleeps_its_splay_holds_the_lock() {
     let lock = directory.path().join("lock");
     let run =
         || with_lock(Run::new(&exporter.addr, &gateway.addr).instance("node1.example"), &lock);
-    let first = run().env("FORWARDER_SPLAY", "3600").start();
+    let mut first = run().env("FORWARDER_SPLAY", "3600").start();
     let pid = first.id().to_string();
     let holder = || fs::read_to_string(&lock).unwrap_or_default();
     wait_for("the lock", || (holder().trim() == pid).then_some(()));
     run().end().failed(3, &[&format!("PID {pid}")]);
     assert!(exporter.requests().is_empty());
-    kill(first);
+    kill(&mut first);
     run().end().succeeded();
 }
 
@@ -137,9 +132,9 @@ fn lock_file_has_the_pid_of_its_holder_and_is_never_deleted() {
     let run = |exporter: &Fake| with_lock(Run::new(&exporter.addr, &gateway.addr), &lock);
     // From a run that was killed, after a crash of the machine.
     fs::write(&lock, "\0 0004194304\n").unwrap();
-    let first = start_holder(run(&stuck), &stuck);
+    let mut first = start_holder(run(&stuck), &stuck);
     assert_eq!(fs::read_to_string(&lock).unwrap(), format!("{}\n", first.id()));
-    kill(first);
+    kill(&mut first);
 
     run(&exporter).end().succeeded();
     assert_eq!(fs::read_to_string(&lock).unwrap(), "", "a released lock has no PID");
@@ -222,8 +217,7 @@ fn directory_without_write_permission_is_refused() {
         .env_clear()
         .env("FORWARDER_LOCK_FILE", directory.path().join("lock"))
         .uid(user)
-        .output()
-        .unwrap();
+        .complete();
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
     Ended::new(output).failed(1, &["lock file", "Permission denied"]);
 }
@@ -249,8 +243,7 @@ fn default_directory_must_belong_to_the_user_alone() {
             .env("XDG_RUNTIME_DIR", temporary)
             .current_dir(temporary)
             .uid(user)
-            .output()
-            .unwrap();
+            .complete();
         Ended::new(output)
     };
     let own = temporary.join(format!("pgw-forwarder-{user}"));

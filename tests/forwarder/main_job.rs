@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
 use crate::fake::{Fake, exposition, response};
-use crate::host::{require, unused_address, wait_for};
+use crate::host::{Complete, require, unused_address, wait_for};
 use crate::run::{Ended, FORWARDER, Run};
 use crate::servers::{Server, families};
 
@@ -173,19 +173,20 @@ fn dry_run_prints_the_exposition_and_pushes_nothing() {
         .spawn()
         .unwrap();
     promtool.stdin.take().unwrap().write_all(&ended.stdout).unwrap();
-    let verdict = promtool.wait_with_output().unwrap();
+    let verdict = promtool.complete();
     assert!(matches!(verdict.status.code(), Some(0 | 3)), "{verdict:?}");
 
     // A reader that stops early is no failure, a full disk is one.
     let mut child = run().start();
     drop(child.stdout.take());
-    Ended::new(child.wait_with_output().unwrap()).succeeded();
-    let output = Command::new(FORWARDER)
+    Ended::of(child).succeeded();
+    let child = Command::new(FORWARDER)
         .args(["--dry-run", "--exporter-addr", &exporter.addr])
         .stdout(OpenOptions::new().write(true).open("/dev/full").unwrap())
-        .output()
+        .stderr(Stdio::piped())
+        .spawn()
         .unwrap();
-    Ended::new(output).failed(1, &["cannot write to stdout: No space left"]);
+    Ended::of(child).failed(1, &["cannot write to stdout: No space left"]);
 }
 
 #[test]
@@ -296,7 +297,7 @@ fn example_crontab_pushes() {
 
 #[test]
 fn example_in_the_help_of_a_narrow_terminal_pushes() {
-    let help = Command::new(FORWARDER).arg("--help").env("COLUMNS", "80").output().unwrap();
+    let help = Command::new(FORWARDER).arg("--help").env("COLUMNS", "80").complete();
     let help = String::from_utf8(help.stdout).unwrap();
     let (_, example) = help.split_once("\nExample, a file in /etc/cron.d:\n").unwrap();
     let (example, _) = example.split_once("\n\n").unwrap();
@@ -325,8 +326,7 @@ fn assert_pushes(crontab: &str) {
         .env("EXPORTER_ADDR", &exporter.addr)
         .env("FORWARDER_SPLAY", "0")
         .env("TMPDIR", env!("CARGO_TARGET_TMPDIR"))
-        .output()
-        .unwrap();
+        .complete();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(gateway.groups().len(), 1, "{output:?}");
 }

@@ -8,7 +8,9 @@ use std::process::Command;
 
 use rustix::process::geteuid;
 
-use crate::host::{enter_own_namespaces, fetched_program, has_namespaces, require, run_command};
+use crate::host::{
+    Complete, enter_own_namespaces, fetched_program, has_namespaces, require, run_command,
+};
 use crate::run::{Ended, Run, copy_program};
 use crate::servers::{Server, count_pushes};
 
@@ -137,8 +139,7 @@ fn missing_thread_for_a_lookup_is_reported() {
         .env_clear()
         .env("FORWARDER_LOCK_FILE", directory.path().join("lock"))
         .env("EXPORTER_ADDR", "localhost:1")
-        .output()
-        .unwrap();
+        .complete();
     let ended = Ended::new(output);
     ended.failed(4, &["exporter http://localhost:1/", "no thread to look up its name"]);
 }
@@ -181,7 +182,7 @@ fn static_program_pushes_by_host_name_and_loads_no_library_of_the_system() {
         ("EXPORTER_ADDR", exporter.addr.replace("127.0.0.1", "node.example")),
         ("PGW_ADDR", gateway.addr.replace("127.0.0.1", "push.example")),
     ];
-    let output = Command::new(program).env_clear().envs(addresses).output().unwrap();
+    let output = Command::new(program).env_clear().envs(addresses).complete();
     Ended::new(output).succeeded();
     assert_eq!(count_pushes(&gateway.addr), 1);
 }

@@ -11,7 +11,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::fake::{Fake, exposition};
-use crate::host::wait_for;
+use crate::host::{Complete, wait_for};
 use crate::run::Run;
 use crate::servers::{Server, query_all};
 
@@ -212,7 +212,7 @@ fn rate_is_exact_if_the_scrape_interval_is_that_of_the_pushes() {
             "promql_expr_test": [test("min_over_time", lowest), test("max_over_time", highest)],
         }]});
         fs::write(&file, tests.to_string()).unwrap();
-        let output = Command::new("promtool").args(["test", "rules"]).arg(&file).output().unwrap();
+        let output = Command::new("promtool").args(["test", "rules"]).arg(&file).complete();
         assert!(output.status.success(), "{scrapes} s, {window} s: {output:?}");
     }
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 use crate::booted_machine::{Machine, OUTSIDE, Suite, on_each_suite, unmet_requirement};
-use crate::host::require;
+use crate::host::{Complete, require};
 use crate::node::{CRON_FILE, Node, UNIT, best_compression, is_reachable};
 use crate::servers::Server;
 
@@ -217,8 +217,7 @@ fn machine_without_systemd_is_refused_and_left_unchanged() {
     let output = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "sh", "-c", script])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .unwrap();
+        .complete();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.contains("does not run systemd"), "{stderr}");

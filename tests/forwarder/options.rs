@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
 use crate::fake::{Fake, exposition, response};
+use crate::host::Complete;
 use crate::run::{FORWARDER, Run};
 use crate::servers::Server;
 
@@ -276,7 +277,7 @@ fn names(text: &str) -> BTreeSet<&str> {
 
 #[test]
 fn help_reference_and_crontab_have_the_same_names() {
-    let help = Command::new(FORWARDER).arg("--help").env_clear().output().unwrap();
+    let help = Command::new(FORWARDER).arg("--help").env_clear().complete();
     assert!(help.status.success());
     let help = String::from_utf8(help.stdout).unwrap();
     let reference = include_str!("../../docs/reference.md");
@@ -301,7 +302,7 @@ fn help_reference_and_crontab_have_the_same_names() {
         assert!(format!("\n{statuses}").contains(&format!("\n  {status}  ")), "{statuses}");
         assert_eq!(row(include_str!("../../README.md"), status), row(reference, status));
     }
-    let version = Command::new(FORWARDER).arg("--version").output().unwrap();
+    let version = Command::new(FORWARDER).arg("--version").complete();
     let expected = format!("pgw-forwarder {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(String::from_utf8(version.stdout).unwrap(), expected);
 }

@@ -10,7 +10,9 @@ use serde_json::Value;
 use crate::booted_machine::{Suite, on_each_suite};
 use crate::docs::{block, command, command_lines, page, parts};
 use crate::fake::{Fake, exposition};
-use crate::host::{fetched_program, has_victoria_metrics, require, unused_address, wait_for};
+use crate::host::{
+    Complete, fetched_program, has_victoria_metrics, require, unused_address, wait_for,
+};
 use crate::node::Node;
 use crate::run::{FORWARDER, Run, copy_program};
 use crate::servers::{Server, families, get, replace};
@@ -30,8 +32,7 @@ fn run(line: &str, variables: &[(&str, &str)]) -> Output {
         .env("TMPDIR", env!("CARGO_TARGET_TMPDIR"))
         .envs(variables.iter().copied())
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .unwrap()
+        .complete()
 }
 
 #[track_caller]

@@ -9,9 +9,9 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use crate::fake::{Fake, date, exposition, hang, response};
-use crate::host::{has_newer_pushgateway, unused_address, wait_for};
+use crate::host::{Complete, has_newer_pushgateway, kill, unused_address, wait_for};
 use crate::run::{FORWARDER, Run};
-use crate::servers::Server;
+use crate::servers::{Server, agent};
 
 /// The age from which on a group is stale in these tests, in seconds.
 const STALE: &str = "5";
@@ -37,7 +37,7 @@ fn push(gateway: &str, job: &str, instance: &str, labels: &str) {
 /// Pushes to a group without an instance, which the forwarder never does.
 fn push_without_instance(gateway: &str, job: &str) {
     let url = format!("http://{gateway}/metrics/job/{job}");
-    assert!(ureq::post(url).send("a 1\n").unwrap().status().is_success());
+    assert!(agent().post(url).send("a 1\n").unwrap().status().is_success());
 }
 
 /// Waits until so many groups are stale by the gateway's clock. Returns the list of them.
@@ -180,7 +180,7 @@ fn group_with_a_label_name_in_utf8_is_deleted() {
     }
     let gateway = Server::newer_pushgateway(&["--push.enable-utf8-names"]);
     let url = format!("http://{}/metrics/job/j/U__a_2e_b/v", gateway.addr);
-    ureq::post(url).send("a 1\n").unwrap();
+    agent().post(url).send("a 1\n").unwrap();
     assert!(keys(&gateway).pop_first().unwrap().contains_key("a.b"));
     wait_until_stale(&gateway, 1);
     prune(&gateway.addr).end().succeeded();
@@ -372,8 +372,7 @@ fn one_prune_runs_at_a_time_for_each_gateway() {
     let exporter = Fake::answering(|_| exposition("a 1\n"));
     let push = Run::new(&exporter.addr, &silent.addr).env("PGW_PUSH_TIMEOUT", "0.1").end();
     push.failed(6, &["no complete response within 0.1 s"]);
-    first.kill().unwrap();
-    first.wait().unwrap();
+    kill(&mut first);
 }
 
 #[test]
@@ -410,8 +409,7 @@ fn crontab_example_prunes_the_job_of_the_nodes_alone() {
         .env("PATH", "/usr/bin:/bin")
         .env("PGW_ADDR", &gateway.addr)
         .env("TMPDIR", env!("CARGO_TARGET_TMPDIR"))
-        .output()
-        .unwrap();
+        .complete();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(paths(&gateway), ["/metrics", "/metrics/job/node/instance/n"]);
 }

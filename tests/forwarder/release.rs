@@ -2,14 +2,14 @@
 
 use std::process::Command;
 
-use crate::host::program;
+use crate::host::{Complete, program};
 
 /// The output of a command that succeeds.
 #[track_caller]
 fn output(program_name: &str, args: &[&str]) -> String {
     let mut command = Command::new(program(&[program_name]));
     command.args(args).current_dir(env!("CARGO_MANIFEST_DIR")).env("LC_ALL", "C.UTF-8");
-    let output = command.output().unwrap();
+    let output = command.complete();
     assert!(output.status.success(), "{command:?}: {output:?}");
     String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
 }

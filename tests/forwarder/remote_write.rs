@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::fake::{Fake, exposition};
 use crate::host::{
-    fetched_program, has_victoria_metrics, program, require, unused_address, wait_for,
+    Complete, fetched_program, has_victoria_metrics, program, require, unused_address, wait_for,
 };
 use crate::run::Run;
 use crate::servers::{OLD, Server, get, query_all, query_once};
@@ -88,7 +88,7 @@ fn rules_for_remote_write_are_valid_and_pass_their_own_tests() {
         ] {
             let mut command = Command::new(&promtool);
             command.args(line.split(' ')).current_dir(env!("CARGO_MANIFEST_DIR"));
-            let output = command.output().unwrap();
+            let output = command.complete();
             assert!(output.status.success(), "{line}: {output:?}");
         }
     }

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::host::{run_command, wait_for};
+use crate::host::{Complete, run_command};
 
 /// The program under test.
 pub const FORWARDER: &str = env!("CARGO_BIN_EXE_pgw-forwarder");
@@ -86,15 +86,14 @@ impl Run {
     }
 
     pub fn end(self) -> Ended {
-        Ended::new(self.start().wait_with_output().unwrap())
+        Ended::of(self.start())
     }
 }
 
 impl Ended {
-    /// How a started run ends, which it must within a minute. Its output has to fit into a pipe.
-    pub fn of(mut child: Child) -> Ended {
-        wait_for("the end of the run", || child.try_wait().unwrap());
-        Ended::new(child.wait_with_output().unwrap())
+    /// How a started run ends.
+    pub fn of(child: Child) -> Ended {
+        Ended::new(child.complete())
     }
 
     pub fn new(output: Output) -> Ended {

@@ -6,13 +6,12 @@ use std::fs::File;
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command};
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::host::{fetched_program, free_port, program, wait_for};
+use crate::host::{MAX_WAIT, fetched_program, free_port, kill, program, wait_for};
 
 /// The configuration of the monitoring host.
 const DEPLOYED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus");
@@ -34,14 +33,14 @@ pub fn replace(text: &str, from: &str, to: &str) -> String {
     text.replace(from, to)
 }
 
+/// A client without a proxy, and with a time limit.
+pub fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder().proxy(None).timeout_global(Some(MAX_WAIT)).build().into()
+}
+
 /// The body of the response, if its status is 200.
 pub fn get(url: &str) -> Option<String> {
-    let agent: ureq::Agent = ureq::Agent::config_builder()
-        .proxy(None)
-        .timeout_global(Some(Duration::from_secs(10)))
-        .build()
-        .into();
-    let body = agent.get(url).call().ok()?.into_body().into_with_config();
+    let body = agent().get(url).call().ok()?.into_body().into_with_config();
     body.limit(u64::MAX).read_to_string().ok()
 }
 
@@ -415,8 +414,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        kill(&mut self.process);
     }
 }
 

@@ -10,7 +10,7 @@ use rustix::process::geteuid;
 
 use crate::docs;
 use crate::fake::{Fake, exposition, hang, response};
-use crate::host::{require, unused_address, wait_for};
+use crate::host::{Complete, kill, require, unused_address, wait_for};
 use crate::run::{Ended, Run, copy_program};
 use crate::servers::{Server, count_pushes, families, query_once, replace};
 use crate::tls_and_credentials::{Files, PASSWORD};
@@ -90,7 +90,7 @@ fn failing_gateway_does_not_block_others_and_the_highest_status_wins() {
             (run.env("PGW_PUSH_TIMEOUT", "3").start(), instance)
         });
         for (run, instance) in runs {
-            let ended = Ended::new(run.wait_with_output().unwrap());
+            let ended = Ended::new(run.complete());
             failed_at(&ended, failures);
             for gateway in [&one, &other] {
                 let group = gateway.group(&instance).expect(&instance);
@@ -121,7 +121,7 @@ fn all_gateways_are_served_at_the_same_time() {
         }
         assert!(run.try_wait().unwrap().is_none());
         gateways[stopped].pause(false);
-        Ended::new(run.wait_with_output().unwrap()).succeeded();
+        Ended::new(run.complete()).succeeded();
         assert!(gateways[stopped].group(instance).is_some());
     }
     // So several that hang take no longer than one.
@@ -132,8 +132,7 @@ fn all_gateways_are_served_at_the_same_time() {
     for gateway in &hanging {
         wait_for("the push", || gateway.requests().pop());
     }
-    run.kill().unwrap();
-    run.wait().unwrap();
+    kill(&mut run);
 }
 
 #[test]
@@ -216,12 +215,8 @@ fn run_locks_out_every_run_for_the_same_group_on_one_of_its_gateways() {
         run
     };
     let run = |gateways: &[&str]| Run::new(&exporter.addr, &gateways.join(",")).instance("n");
-    let kill = |mut child: Child| {
-        child.kill().unwrap();
-        child.wait().unwrap();
-    };
 
-    let holder = hold(&[a, b]);
+    let mut holder = hold(&[a, b]);
     let pid = format!("PID {}", holder.id());
     for gateways in [&[a][..], &[b], &[a, b], &[b, a], &[b, c], &[c, a], &[c, b, a]] {
         run(gateways).end().failed(3, &["another run", &pid]);
@@ -231,24 +226,24 @@ fn run_locks_out_every_run_for_the_same_group_on_one_of_its_gateways() {
     // The runs that were locked out at one gateway have released the locks of the others.
     run(&[c]).end().succeeded();
     run(&[a, b]).instance("another").end().succeeded();
-    kill(holder);
+    kill(&mut holder);
     run(&[a, b, c]).end().succeeded();
     assert_eq!([a, b, c].map(count_pushes), [2, 2, 2]);
 
-    let holder = hold(&[b]);
+    let mut holder = hold(&[b]);
     run(&[a, b]).end().failed(3, &["another run", &format!("PID {}", holder.id())]);
     run(&[a, c]).end().succeeded();
-    kill(holder);
+    kill(&mut holder);
 
     let silent = Fake::raw(hang);
     let prune =
         |gateways: &[&str]| Run::new("127.0.0.1:1", &gateways.join(",")).args(&["--prune", "60"]);
-    let holder = prune(&[a, &silent.addr]).start();
+    let mut holder = prune(&[a, &silent.addr]).start();
     wait_for("the prune", || silent.requests().pop());
     let pid = format!("PID {}", holder.id());
     prune(&[b, a]).end().failed(3, &["another run", &pid]);
     prune(&[b, c]).end().succeeded();
-    kill(holder);
+    kill(&mut holder);
 }
 
 #[test]
@@ -258,7 +253,7 @@ fn runs_with_gateways_in_opposite_orders_do_not_lock_each_other_out() {
     let lists = [format!("{a},{b}"), format!("{b},{a}")];
     for _ in 0..100 {
         let runs = lists.each_ref().map(|list| Run::new(&exporter.addr, list).start());
-        let statuses = runs.map(|run| run.wait_with_output().unwrap().status.code());
+        let statuses = runs.map(|run| run.complete().status.code());
         assert!(statuses.contains(&Some(6)), "{statuses:?}");
     }
 }
@@ -430,8 +425,7 @@ fn gateways_are_served_one_after_the_other_if_no_thread_can_be_started() {
         .env("PGW_INSTANCE", "n")
         .env("PGW_PUSH_TIMEOUT", "3")
         .env("FORWARDER_LOCK_FILE", directory.path().join("lock"))
-        .output()
-        .unwrap();
+        .complete();
     let ended = Ended::new(output);
     failed_at(&ended, &[(&refusing.addr, 7), (&hanging.addr, 6)]);
     for gateway in &gateways {

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::fake::{Fake, exposition};
-use crate::host::{free_port, has_namespaces, program, require, wait_for};
+use crate::host::{Complete, free_port, has_namespaces, kill, program, require, wait_for};
 use crate::run::Run;
 use crate::servers::{Server, count_pushes, families};
 
@@ -43,7 +43,7 @@ threading.Event().wait()
 
 /// Runs curl, and returns its output.
 fn curl(args: &[&str]) -> Vec<u8> {
-    let output = Command::new("curl").args(["--noproxy", "*", "-s"]).args(args).output().unwrap();
+    let output = Command::new("curl").args(["--noproxy", "*", "-s"]).args(args).complete();
     assert!(output.status.success(), "{output:?}");
     output.stdout
 }
@@ -141,7 +141,7 @@ impl NetcatLoop {
 impl Drop for NetcatLoop {
     fn drop(&mut self) {
         let _ = kill_process_group(Pid::from_child(&self.shell), Signal::KILL);
-        let _ = self.shell.wait();
+        kill(&mut self.shell);
     }
 }
 

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::booted_machine::OUTSIDE;
 use crate::fake::{Fake, exposition, hang, response};
-use crate::host::{free_port, run_command, wait_for};
+use crate::host::{free_port, kill, run_command, wait_for};
 use crate::run::{Ended, Run};
 use crate::servers::{Server, families};
 
@@ -564,8 +564,7 @@ fn early_refusal_is_heard_over_tls_when_the_server_closes() {
         wait_for("s_server", || TcpStream::connect(&addr).ok());
         let push = run(&files, &exporter.addr, &format!("https://{addr}"), &[CA]);
         let ended = push.env("PGW_PUSH_TIMEOUT", "2").end();
-        server.kill().unwrap();
-        server.wait().unwrap();
+        kill(&mut server);
         ended.failed(6, &["no complete response within 2 s"]);
     }
 }

@@ -4,7 +4,7 @@
 use crate::fake::{Fake, exposition};
 use crate::host::wait_for;
 use crate::run::{Ended, Run};
-use crate::servers::{Server, families, get};
+use crate::servers::{Server, agent, families, get};
 
 const UNCHECKED: &str = "--push.disable-consistency-check";
 
@@ -81,7 +81,7 @@ fn alerts_report_what_an_unchecked_gateway_does_not() {
     // The gateway drops a push with a timestamp, but answers as if it had stored it.
     let stamped = "b 1\nc 1 1700000000000\n";
     let url = format!("http://{}/metrics/job/node/instance/stamped", gateway.addr);
-    assert_eq!(ureq::post(url).send(stamped).unwrap().status(), 202);
+    assert_eq!(agent().post(url).send(stamped).unwrap().status(), 202);
     push(&gateway, "stamped", stamped).failed(5, &["line 2 has a timestamp"]);
     let refused = prometheus.query(&firing("PushRefused"));
     assert_eq!(refused["metric"]["instance"], "stamped");

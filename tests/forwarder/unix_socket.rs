@@ -16,7 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::fake::{Fake, drip, exposition, hang, response};
-use crate::host::{program, require, unused_address, wait_for};
+use crate::host::{Complete, kill, program, require, unused_address, wait_for};
 use crate::run::{Ended, Run, copy_program};
 use crate::servers::Server;
 
@@ -59,8 +59,7 @@ impl ActivatedExporter {
 
 impl Drop for ActivatedExporter {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        kill(&mut self.process);
     }
 }
 
@@ -129,8 +128,7 @@ fn lock_and_delete_do_not_depend_on_the_exporters_address() {
     wait_for("the first run", || hanging.requests().pop());
     let pid = format!("PID {}", first.id());
     run(&exporter.addr).end().failed(3, &["another run", &pid]);
-    first.kill().unwrap();
-    first.wait().unwrap();
+    kill(&mut first);
 
     run("unix:/nothing/here").arg("--delete").end().succeeded();
     assert!(gateway.groups().is_empty());
@@ -168,7 +166,7 @@ fn socket_of_another_user_is_down() {
     let dry_run = |user: u32| {
         let mut command = Command::new(&program);
         let command = command.env_clear().args(["--dry-run", "--exporter-addr", &addr]).uid(user);
-        Ended::new(command.output().unwrap())
+        Ended::new(command.complete())
     };
     dry_run(0).succeeded();
     dry_run(65534).failed(4, &["exporter", &addr, "is down", "Permission denied"]);
