@@ -37,7 +37,6 @@ fn assert_is_restricted(node: &Node) {
             node.machine.succeed(&format!("systemd-analyze security --no-pager {arguments}"));
         let (_, level) = verdict.rsplit_once("exporter.service: ").unwrap();
         let level: f64 = level.split(' ').next().unwrap().parse().unwrap();
-        eprintln!("exposure of {arguments}: {level}");
         assert!(level <= limit, "{verdict}");
     }
 }
@@ -135,8 +134,8 @@ fn socket_is_open_to_no_other_user(suite: Suite) {
     let exporter = format!("unix:{socket}");
     failed(&scrape(&exporter), 4, &["Permission denied"]);
     assert_is_restricted(&node);
-    let pushed = node.push_time("node");
     machine.succeed("systemctl stop exporter.socket exporter.service");
+    let pushed = node.push_time("node");
     let line = format!("runuser -u mallory -- perl /opt/impostor {socket}");
     failed(&machine.run(&line), 13, &["cannot listen: Permission denied"]);
     machine.succeed("systemd-run --quiet --unit=impostor --uid=mallory perl /opt/impostor 9014");

@@ -34,8 +34,9 @@ fn node_and_exporter_return_after_a_failure(suite: Suite) {
     node.wait_for_push("node");
     // Each run reports a stopped one to the log and to the gateway, and does not push.
     machine.succeed("systemctl stop exporter");
-    let stopped = node.push_time("node");
     let down = "exporter http://127.0.0.1:9014/metrics is down: Connection refused";
+    node.wait_for_log(1, &[down, ". (exit status 4)"]);
+    let stopped = node.push_time("node");
     node.wait_for_log(2, &[down, ". (exit status 4)"]);
     assert_eq!(node.push_time("node"), stopped);
     assert_eq!(node.report("node").as_deref(), Some("4"));
