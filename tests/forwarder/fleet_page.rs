@@ -100,7 +100,7 @@ fn fleet_page_shows_each_node_once_and_those_with_alarms_first() {
 
     // The order of their names is not the one of their states.
     push(&exporter.addr, "d-stopped.example");
-    let refused = Fake::answering(|_| exposition("a 1 1000\n"));
+    let refused = Fake::answering(|_| exposition("a 1\na 1\n"));
     Run::new(&refused.addr, &gateway.addr).instance("d-refused.example").end().failed(7, &[]);
     push(&exporter.addr, "c-down.example");
 
