@@ -54,9 +54,13 @@ fn packaged_exporter_stays_off(machine: &Machine) {
 fn kill_when(machine: &Machine, condition: &str, command: &str) {
     machine.succeed(&format!(
         "systemd-run --quiet --unit=killed --working-directory=/root \
-             --property=StandardOutput=truncate:/root/output {command}
+             --property=StandardOutput=truncate:/root/output --property=KillMode=process {command}
          until {condition} || ! systemctl --quiet is-active killed; do :; done
-         systemctl kill --signal=KILL killed; systemctl stop killed
+         systemctl kill --signal=KILL --kill-whom=main killed || :
+         # A userdel that is killed leaves a part of the user, which no other can complete.
+         while pgrep -x userdel; do :; done
+         xargs --no-run-if-empty kill -9 </sys/fs/cgroup/system.slice/killed.service/cgroup.procs || :
+         systemctl stop killed || :
          systemctl reset-failed killed || :"
     ));
 }
