@@ -317,10 +317,10 @@ fn start(root: &Path) -> Child {
 }
 
 /// The tree of a minimal Debian. It is made once, in the target directory.
-pub fn image(suite: Suite) -> PathBuf {
+fn image(suite: Suite) -> PathBuf {
     let suite = suite.name();
     let image = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("node-image-{suite}"));
-    // Several tests need it, in two processes of tests/run.sh.
+    // Several tests need it.
     let lock = File::create(image.with_extension("lock")).unwrap();
     flock(&lock, FlockOperation::LockExclusive).unwrap();
     let (list, packages) = ("root/packages", format!("{INSTALLED}\n{DOWNLOADED}\n"));
