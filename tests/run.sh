@@ -26,6 +26,6 @@ cargo build --locked --release
 cargo rustc --locked --bin pgw-forwarder -- -C target-feature=+crt-static
 mkdir -p "$target/static"
 cp "$target/debug/pgw-forwarder" "$target/static"
-cargo test --locked -- --skip bookworm:: --skip trixie::
-# The booted machines mostly wait, so all of them wait at the same time.
+# Most tests wait for servers, and the booted machines for cron. So more of them run at a time than cores.
+cargo test --locked -- --test-threads=6 --skip bookworm:: --skip trixie::
 cargo test --locked --test forwarder -- --test-threads=24 bookworm:: trixie::
