@@ -536,7 +536,7 @@ as_cron_when_free() {
 with_settings() {
     while IFS= read -r line; do
         case $line in
-            [A-Z_]*=*) set -- "$line" "$@" ;;
+            [A-Za-z_]*=*) set -- "$line" "$@" ;;
         esac
     done <"$settings"
     env -i PATH=/usr/bin:/bin "$@"

@@ -122,6 +122,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("journalctl -u exporter -n 20", LOG),
     ("journalctl -u exporter", LOG),
     ("journalctl -u cron", LOG),
+    ("systemctl restart exporter", "node_failures restarts the exporter in other ways"),
     ("systemctl status exporter", STATE),
     ("ss -ltn", STATE),
     (

@@ -146,6 +146,20 @@ fn value_reaches_the_cron_file_unchanged_in_each_shell() {
     assert!(entry(&named).ends_with(" | logger -t pgw-forwarder-my-1"), "{named}");
 }
 
+/// --run does what cron does, also with the variables that an administrator has added.
+#[test]
+fn every_variable_of_the_cron_file_and_no_other_reaches_the_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("cron");
+    let lines = "# a comment=1\nPGW_ADDR=push.example\nhttp_proxy=http://proxy.example:3128\n";
+    fs::write(&file, format!("{lines}*/1 * * * * root true 2>&1 | logger -t x\n")).unwrap();
+    let output = verbs(&["/bin/sh"], "settings=$1; with_settings env", &[file.to_str().unwrap()]);
+    let mut variables: Vec<_> = str::from_utf8(&output.stdout).unwrap().lines().collect();
+    variables.sort_unstable();
+    let proxy = "http_proxy=http://proxy.example:3128";
+    assert_eq!(variables, ["PATH=/usr/bin:/bin", "PGW_ADDR=push.example", proxy], "{output:?}");
+}
+
 #[test]
 fn wrong_option_is_refused_with_its_name() {
     for (args, message) in [
