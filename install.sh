@@ -92,11 +92,11 @@ read_options() {
             # cron takes such ends away.
             "$option:" | "$option":[[:blank:]\"\']* | *[[:blank:]\"\'])
                 wrong "$option: the value is empty, or a blank or quote is at an end" ;;
-            --pgw-addr:*@*) wrong "--pgw-addr: every user can read a password in an argument. Use --pgw-user" ;;
+            --pgw-addr:*@* | --exporter-addr:*@*) wrong "$option: every user can read a password in an argument. Use a file" ;;
             --pgw-label:*,*) wrong "--pgw-label: a comma separates labels in the cron file" ;;
             --pgw-label:*) variable=PGW_LABELS value=${PGW_LABELS:+$PGW_LABELS,}$value ;;
             --splay:*) variable=FORWARDER_SPLAY ;;
-            --user:*) id "$value" >/dev/null 2>&1 || wrong "--user: $value does not exist"; variable=USER_NAME ;;
+            --user:*) [ "$(id -un -- "$value" 2>&1)" = "$value" ] || wrong "--user: $value does not exist"; variable=USER_NAME ;;
             --every:[1-9] | --every:[1-5][0-9] | --every:60) ;;
             --every:*) wrong "--every: give 1 to 60 minutes" ;;
             --exporter-bin:* | --pgw-password-file:* | --pgw-token-file:* | --pgw-cacert:* | --pgw-cert:* | --pgw-key:*)

@@ -9,8 +9,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 /// Everything but RFC 3986's unreserved characters is percent-encoded.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
+/// The job of all reports.
+pub const REPORT_JOB: &str = "pgw_forwarder";
+
 /// The label of a report that names the job of the node's own group.
-const FORWARDED_JOB: &str = "forwarded_job";
+pub const FORWARDED_JOB: &str = "forwarded_job";
 
 /// A grouping key in its one canonical order: job, instance, the other labels by name.
 #[derive(Debug)]
@@ -57,7 +60,7 @@ impl Group {
     /// The group of the reports about this one: the same, but for the job.
     pub fn report(&self) -> Group {
         let mut labels = self.0.clone();
-        let job = mem::replace(&mut labels[0].1, "pgw_forwarder".into());
+        let job = mem::replace(&mut labels[0].1, REPORT_JOB.into());
         labels.push((FORWARDED_JOB.into(), job));
         Group::of(labels)
     }

@@ -10,7 +10,7 @@ use log::{info, warn};
 use ureq::http::{StatusCode, header};
 
 use crate::gateway::Gateway;
-use crate::group::{Group, is_label_name};
+use crate::group::{FORWARDED_JOB, Group, is_label_name};
 use crate::http::{Response, check_coding, is_framed};
 use crate::logging::{quote, sanitize};
 use crate::status::Status;
@@ -152,8 +152,10 @@ pub fn find_stale_groups(
             }
         } else if is_old(time) && (time != 0.0 || !tried_lately.contains(labels)) {
             let key = parse_key(labels).ok_or_else(unreadable)?;
-            let (_, job) = key.iter().find(|(name, _)| name == "job").ok_or_else(unreadable)?;
-            if rule.job.as_ref().is_none_or(|chosen| chosen == job) {
+            let label = |name| key.iter().find(|(found, _)| found == name).map(|(_, value)| value);
+            // With a job, the reports about it go as well.
+            let jobs = [Some(label("job").ok_or_else(unreadable)?), label(FORWARDED_JOB)];
+            if rule.job.is_none() || jobs.contains(&rule.job.as_ref()) {
                 let age = (time != 0.0).then_some(now - time);
                 found.push_back(StaleGroup { labels: labels.to_owned(), age });
             }

@@ -20,7 +20,7 @@ use log::LevelFilter;
 
 use crate::exporter::Exporter;
 use crate::gateway::Gateway;
-use crate::group::Group;
+use crate::group::{Group, REPORT_JOB};
 use crate::http::{Access, Address, Client, Limit, Side};
 use crate::prune::Rule;
 use crate::status::{self, Status};
@@ -230,6 +230,10 @@ impl Cli {
         let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
         let instance = self.pgw_instance.clone().unwrap_or_else(host);
         let job = self.pgw_job.as_deref().unwrap_or("node");
+        if job == REPORT_JOB {
+            // The rules would take its group for a report.
+            return Err(usage_error("--pgw-job (PGW_JOB)")("it is the job of reports".into()));
+        }
         Group::new(job, &instance, &self.pgw_label).map_err(usage_error("--pgw-label (PGW_LABELS)"))
     }
 

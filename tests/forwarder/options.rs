@@ -158,7 +158,7 @@ fn unusable_value_is_a_usage_error_that_names_option_and_variable() {
         ("--exporter-metric", "EXPORTER_METRIC", &["met rics", "metrics#a", "métrics"]),
         ("--pgw-addr", "PGW_ADDR", &addresses),
         ("--pgw-addr", "PGW_ADDR", &["h:1,h:1", "h:1,", "unix:/run/x.sock", "h:1,unix:/x"]),
-        ("--pgw-job", "PGW_JOB", &[""]),
+        ("--pgw-job", "PGW_JOB", &["", "pgw_forwarder"]),
         ("--pgw-label", "PGW_LABELS", &labels),
         ("--pgw-method", "PGW_METHOD", &["", "get"]),
         ("--pgw-compression", "PGW_COMPRESSION", &["", "zstd", "snappy", "text+gzip"]),

@@ -171,11 +171,15 @@ fn delete_removes_the_report_together_with_the_group_that_it_is_about() {
 }
 
 #[test]
-fn prune_deletes_a_stale_report_like_any_other_group() {
+fn prune_deletes_a_stale_report_with_the_group_of_its_job() {
     let gateway = Server::pushgateway(&[]);
     reporting(&small_exporter().addr, &gateway.addr).end().succeeded();
     reporting(&unused_address(), &gateway.addr).end().failed(4, &["exporter"]);
-    let prune = || Run::new("127.0.0.1:1", &gateway.addr).args(&["--prune", "1"]);
+    // The reports about a job are pruned with it.
+    let prune = || {
+        let run = Run::new("127.0.0.1:1", &gateway.addr).args(&["--prune", "1"]);
+        run.args(&["--pgw-job", "node"])
+    };
     wait_for("the groups to become stale", || {
         let ended = prune().arg("--dry-run").end();
         ended.succeeded();
