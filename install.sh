@@ -92,7 +92,7 @@ read_options() {
             # cron takes such ends away.
             "$option:" | "$option":[[:blank:]\"\']* | *[[:blank:]\"\'])
                 wrong "$option: the value is empty, or a blank or quote is at an end" ;;
-            --pgw-addr:*@* | --exporter-addr:*@*) wrong "$option: every user can read a password in an argument. Use a file" ;;
+            --pgw-addr:*@* | --exporter-addr:*@*) wrong "$option: every user can read a password in an argument. Use --pgw-user" ;;
             --pgw-label:*,*) wrong "--pgw-label: a comma separates labels in the cron file" ;;
             --pgw-label:*) variable=PGW_LABELS value=${PGW_LABELS:+$PGW_LABELS,}$value ;;
             --splay:*) variable=FORWARDER_SPLAY ;;

@@ -28,4 +28,4 @@ mkdir -p "$target/static"
 cp "$target/debug/pgw-forwarder" "$target/static"
 # Most tests wait for servers, and the booted machines for cron. So more of them run at a time than cores.
 cargo test --locked -- --test-threads=6 --skip bookworm:: --skip trixie::
-cargo test --locked --test forwarder -- --test-threads=24 bookworm:: trixie::
+cargo test --locked --test forwarder -- --test-threads=12 bookworm:: trixie::
