@@ -13,7 +13,7 @@ use crate::docs;
 use crate::fake::{Fake, exposition};
 use crate::host::{Complete, fetched_program, require, wait_for};
 use crate::run::Run;
-use crate::servers::{OLD, Server, agent, replace};
+use crate::servers::{OLD, Server, agent, check_by_promtool, replace};
 
 /// Whether the versions that deploy/compose.yaml names, or similar ones, are here.
 fn has_newer_programs() -> bool {
@@ -33,17 +33,13 @@ fn configurations_and_rules_are_valid_and_pass_their_own_tests() {
 }
 
 fn check_configuration(promtool: PathBuf) {
-    for line in [
+    let lines = [
         "check config --syntax-only deploy/prometheus/prometheus.yml",
         "check config --syntax-only deploy/prometheus/prometheus.secured.yml",
         "check rules --lint-fatal deploy/prometheus/rules/pushed.yaml",
         "test rules tests/rules.yaml",
-    ] {
-        let mut command = Command::new(&promtool);
-        command.args(line.split(' ')).current_dir(env!("CARGO_MANIFEST_DIR"));
-        let output = command.complete();
-        assert!(output.status.success(), "{line}: {output:?}");
-    }
+    ];
+    check_by_promtool(&promtool, &lines);
 }
 
 /// A node that runs the forwarder until this is dropped.

@@ -3,7 +3,6 @@
 //! The queries have the form of those in "Node Exporter Full" (Grafana's dashboard 1860) and in the
 //! node-mixin of the node_exporter project.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 use std::time::Instant;
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 use crate::fake::{Fake, exposition};
 use crate::host::{Complete, enter_own_namespaces, has_namespaces, require, run_command, wait_for};
 use crate::run::Run;
-use crate::servers::{Server, query_all};
+use crate::servers::{Server, values};
 
 const INSTANCES: [&str; 2] = ["n1.example", "n2.example"];
 
@@ -76,16 +75,6 @@ fn label_values(prometheus: &Server, label: &str, selector: &str) -> Value {
         percent_encoding::utf8_percent_encode(selector, percent_encoding::NON_ALPHANUMERIC);
     let path = format!("/api/v1/label/{label}/values?match[]={encoded}");
     serde_json::from_str::<Value>(&prometheus.page(&path)).unwrap()["data"].clone()
-}
-
-/// The series of the result by their labels.
-fn values(prometheus: &Server, promql: &str) -> BTreeMap<String, f64> {
-    let result = query_all(&prometheus.addr, promql).unwrap_or_else(|| panic!("refused: {promql}"));
-    let series = result.into_iter().map(|series| {
-        let value = series["value"][1].as_str().unwrap();
-        (series["metric"].to_string(), value.parse().unwrap())
-    });
-    series.collect()
 }
 
 #[test]

@@ -1,21 +1,17 @@
 //! Pushes to a real vmagent that writes to a real store by remote write, and the rules for such a store.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde_json::Value;
-
 use crate::fake::{Fake, exposition};
 use crate::host::{
-    Complete, fetched_program, has_victoria_metrics, program, require, unused_address, wait_for,
+    fetched_program, has_victoria_metrics, program, require, unused_address, wait_for,
 };
 use crate::run::Run;
-use crate::servers::{OLD, Server, get, query_all, query_once};
+use crate::servers::{OLD, Server, check_by_promtool, get, query_once, replace, values};
 
 /// The configuration of the store.
 const DEPLOYED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/remote-write");
@@ -44,8 +40,7 @@ fn both(installed: &str, newer: &str) -> Vec<PathBuf> {
 fn deployed(file: &str, replacements: &[(&str, &str)]) -> String {
     let mut text = fs::read_to_string(format!("{DEPLOYED}/{file}")).unwrap();
     for (from, to) in replacements {
-        assert!(text.contains(from), "{from} is not in {text}");
-        text = text.replace(from, to);
+        text = replace(&text, from, to);
     }
     text
 }
@@ -81,27 +76,13 @@ fn metric(agent: &Server, name: &str) -> f64 {
 #[test]
 fn rules_for_remote_write_are_valid_and_pass_their_own_tests() {
     for promtool in both("promtool", "promtool-newer") {
-        for line in [
+        let lines = [
             "check config deploy/remote-write/prometheus.yml",
             "check rules --lint-fatal deploy/remote-write/rules.yaml",
             "test rules tests/remote-write-rules.yaml",
-        ] {
-            let mut command = Command::new(&promtool);
-            command.args(line.split(' ')).current_dir(env!("CARGO_MANIFEST_DIR"));
-            let output = command.complete();
-            assert!(output.status.success(), "{line}: {output:?}");
-        }
+        ];
+        check_by_promtool(&promtool, &lines);
     }
-}
-
-/// The result of a query: the labels of each series, and its value.
-fn answer(server: &Server, promql: &str) -> BTreeMap<String, f64> {
-    let series = query_all(&server.addr, promql).unwrap().into_iter();
-    let pair = |s: Value| {
-        let value = s["value"][1].as_str().unwrap().parse().unwrap();
-        (s["metric"].to_string(), value)
-    };
-    series.map(pair).collect()
 }
 
 #[test]
@@ -131,7 +112,7 @@ fn store_answers_as_a_prometheus_that_scrapes_a_pushgateway_in_both_compressions
             ("node_uname_info * on (instance) group_left node_load1", instances.len()),
             ("sum by (instance, mode) (node_cpu_seconds_total)", 8 * instances.len()),
         ] {
-            let (scraped, stored) = (answer(&scraping, promql), answer(&store, promql));
+            let (scraped, stored) = (values(&scraping, promql), values(&store, promql));
             assert!(stored.len() >= least && stored.keys().eq(scraped.keys()), "{promql}");
             for ((series, stored), scraped) in stored.iter().zip(scraped.values()) {
                 // vmagent rounds the last digits of some numbers.

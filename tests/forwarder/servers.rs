@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::host::{MAX_WAIT, fetched_program, free_port, kill, program, wait_for};
+use crate::host::{Complete, MAX_WAIT, fetched_program, free_port, kill, program, wait_for};
 
 /// The configuration of the monitoring host.
 const DEPLOYED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus");
@@ -60,6 +60,26 @@ pub fn query_all(addr: &str, promql: &str) -> Option<Vec<Value>> {
     let page = get(&format!("http://{addr}/api/v1/query?query={query}"))?;
     let answer: Value = serde_json::from_str(&page).unwrap();
     answer["data"]["result"].as_array().cloned()
+}
+
+/// The result of a query: the labels of each series, and its value.
+pub fn values(server: &Server, promql: &str) -> BTreeMap<String, f64> {
+    let result = query_all(&server.addr, promql).unwrap_or_else(|| panic!("refused: {promql}"));
+    let series = result.into_iter().map(|series| {
+        let value = series["value"][1].as_str().unwrap();
+        (series["metric"].to_string(), value.parse().unwrap())
+    });
+    series.collect()
+}
+
+/// Asserts that a promtool succeeds with each of these lines of arguments.
+pub fn check_by_promtool(promtool: &Path, lines: &[&str]) {
+    for line in lines {
+        let mut command = Command::new(promtool);
+        command.args(line.split(' ')).current_dir(env!("CARGO_MANIFEST_DIR"));
+        let output = command.complete();
+        assert!(output.status.success(), "{line}: {output:?}");
+    }
 }
 
 /// The number of pushes to the Pushgateway at `addr`.

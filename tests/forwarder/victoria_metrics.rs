@@ -7,22 +7,11 @@ use serde_json::Value;
 use crate::fake::{Fake, Request};
 use crate::host::{has_victoria_metrics, wait_for};
 use crate::run::Run;
-use crate::servers::{Server, get, query_all};
+use crate::servers::{Server, get, values};
 
 /// The paths below which VictoriaMetrics accepts the URLs of a Pushgateway.
 pub const SINGLE: &str = "/api/v1/import/prometheus";
 const CLUSTER: &str = "/insert/0/prometheus/api/v1/import/prometheus";
-
-/// The result of a query: the labels of each series, and its value.
-fn values(server: &Server, promql: &str) -> BTreeMap<String, f64> {
-    let series = query_all(&server.addr, promql).unwrap().into_iter();
-    series
-        .map(|series| {
-            let value = series["value"][1].as_str().unwrap();
-            (series["metric"].to_string(), value.parse().unwrap())
-        })
-        .collect()
-}
 
 /// Waits until the result of a query to VictoriaMetrics has `count` series. VictoriaMetrics caches an empty
 /// result for some seconds, so each try replaces FILTER by another filter.
