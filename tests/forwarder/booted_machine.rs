@@ -88,7 +88,7 @@ pub fn enter_own_namespaces(test: &str, suite: Suite) -> bool {
     // Only this side of the namespaces reaches the distribution's packages.
     image(suite);
     let (_, test) = test.split_once("::").unwrap();
-    if !host::enter_own_namespaces(test) {
+    if !host::enter_own_namespaces(test, "a booted Debian needs namespaces") {
         return false;
     }
     // systemd needs cgroups of version 2, which the host may not have.

@@ -135,11 +135,14 @@ pub fn has_namespaces() -> bool {
         && Command::new("unshare").args(kinds).complete().status.success()
 }
 
-/// Runs the test of this full name again, in its own network and mount namespaces. Returns whether this is
-/// already that run.
-pub fn enter_own_namespaces(test: &str) -> bool {
+/// Runs the test of this full name again, in its own network and mount namespaces, where this machine allows
+/// that; `needs` says why the test needs them. Returns whether this is already that run.
+pub fn enter_own_namespaces(test: &str, needs: &str) -> bool {
     const INSIDE: &str = "PGW_FORWARDER_TEST_NAMESPACES";
     if env::var_os(INSIDE).is_none() {
+        if !require(has_namespaces(), needs) {
+            return false;
+        }
         let output = Command::new("unshare")
             .args(["--mount", "--net", "--propagation", "private"])
             .arg(env::current_exe().unwrap())

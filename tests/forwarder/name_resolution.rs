@@ -8,9 +8,7 @@ use std::process::Command;
 
 use rustix::process::geteuid;
 
-use crate::host::{
-    Complete, enter_own_namespaces, fetched_program, has_namespaces, require, run_command,
-};
+use crate::host::{Complete, enter_own_namespaces, fetched_program, require, run_command};
 use crate::run::{Ended, Run, copy_program};
 use crate::servers::{Server, count_pushes};
 
@@ -30,11 +28,10 @@ fn mount_own_etc() {
 
 #[test]
 fn name_with_dead_addresses_leads_to_the_living_one() {
-    if !require(has_namespaces(), NETWORK)
-        || !enter_own_namespaces(
-            "name_resolution::name_with_dead_addresses_leads_to_the_living_one",
-        )
-    {
+    if !enter_own_namespaces(
+        "name_resolution::name_with_dead_addresses_leads_to_the_living_one",
+        NETWORK,
+    ) {
         return;
     }
     mount_own_etc();
@@ -95,9 +92,10 @@ fn name_with_dead_addresses_leads_to_the_living_one() {
 
 #[test]
 fn slow_resolver_ends_the_run_within_the_limit() {
-    if !require(has_namespaces(), NETWORK)
-        || !enter_own_namespaces("name_resolution::slow_resolver_ends_the_run_within_the_limit")
-    {
+    if !enter_own_namespaces(
+        "name_resolution::slow_resolver_ends_the_run_within_the_limit",
+        NETWORK,
+    ) {
         return;
     }
     mount_own_etc();
@@ -165,11 +163,10 @@ fn static_program_needs_no_file_of_the_system() {
 #[test]
 fn static_program_pushes_by_host_name_and_loads_no_library_of_the_system() {
     let Some(program) = static_program() else { return };
-    if !require(has_namespaces(), NETWORK)
-        || !enter_own_namespaces(
-            "name_resolution::static_program_pushes_by_host_name_and_loads_no_library_of_the_system",
-        )
-    {
+    if !enter_own_namespaces(
+        "name_resolution::static_program_pushes_by_host_name_and_loads_no_library_of_the_system",
+        NETWORK,
+    ) {
         return;
     }
     mount_own_etc();

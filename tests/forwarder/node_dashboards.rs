@@ -10,7 +10,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::fake::{Fake, exposition};
-use crate::host::{Complete, enter_own_namespaces, has_namespaces, require, run_command, wait_for};
+use crate::host::{Complete, enter_own_namespaces, run_command, wait_for};
 use crate::run::Run;
 use crate::servers::{Server, values};
 
@@ -80,11 +80,10 @@ fn label_values(prometheus: &Server, label: &str, selector: &str) -> Value {
 #[test]
 fn dashboard_variables_and_queries_find_pushed_nodes_as_they_find_scraped_ones() {
     // Outside, interfaces and file systems of other tests come and go between a push and a scrape.
-    if !require(has_namespaces(), "its own interfaces need root")
-        || !enter_own_namespaces(
-            "node_dashboards::dashboard_variables_and_queries_find_pushed_nodes_as_they_find_scraped_ones",
-        )
-    {
+    if !enter_own_namespaces(
+        "node_dashboards::dashboard_variables_and_queries_find_pushed_nodes_as_they_find_scraped_ones",
+        "its own interfaces need root",
+    ) {
         return;
     }
     run_command("ip link add one type veth peer other");
