@@ -137,6 +137,7 @@ join() {
     find_program
     find_exporter
     refuse_what_is_not_ours
+    make_crontab >"$settings"
     judge_settings
     refuse_another_key
     warn_about_others
@@ -146,6 +147,7 @@ join() {
     [ -n "$NO_EXPORTER" ] || add_exporter
     add_program
     add_run_directory
+    # The settings name the copies from here on.
     add_credentials
     make_crontab >"$settings"
     [ -n "$DRY_RUN$NO_EXPORTER" ] || wait_for_exporter
@@ -309,7 +311,6 @@ refuse_what_is_not_ours() {
 # Lets the program itself judge its settings.
 judge_settings() {
     [ -x "$binary" ] || return 0 # A dry run does not build.
-    make_crontab >"$settings"
     status=0
     error=$(with_settings sh -c "'$binary' --dry-run $EXTRA" 2>&1 >/dev/null) || status=$?
     error=${error#pgw-forwarder: error: } error=${error%. (exit status 2)}
@@ -324,7 +325,6 @@ judge_settings() {
 
 # Metrics of a former key would stay on the gateway for ever. Entries with one key would replace each other's.
 refuse_another_key() {
-    make_crontab >"$settings"
     new=$(key "$settings")
     for other in $(entries); do
         old=$(key "/etc/cron.d/$other")
