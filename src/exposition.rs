@@ -105,17 +105,19 @@ fn check_type(comment: &str) -> Result<(), &'static str> {
 }
 
 fn check_sample(line: &str) -> Result<(), &'static str> {
+    if !is_sample(line) {
+        let is_timed =
+            |(sample, time): (&str, &str)| is_sample(sample) && time.parse::<i64>().is_ok();
+        return Err(if split_last(line).is_some_and(is_timed) { TIMED } else { "is not a sample" });
+    }
+    if line.len() > MAX_SAMPLE {
+        return Err("is longer than Prometheus can read");
+    }
     // A name in quotes may stand anywhere among the labels.
-    let is_own =
-        line.starts_with(GATEWAYS_OWN) || line.starts_with('{') && line.contains(GATEWAYS_OWN);
-    let timed = split_last(line).filter(|(_, time)| time.parse::<i64>().is_ok());
-    let problems = [
-        (timed.is_some_and(|(sample, _)| is_sample(sample)), TIMED),
-        (!is_sample(line), "is not a sample"),
-        (line.len() > MAX_SAMPLE, "is longer than Prometheus can read"),
-        (is_own, "is a metric of the Pushgateway itself"),
-    ];
-    problems.iter().find(|(is_there, _)| *is_there).map_or(Ok(()), |(_, why)| Err(why))
+    if line.starts_with(GATEWAYS_OWN) || line.starts_with('{') && line.contains(GATEWAYS_OWN) {
+        return Err("is a metric of the Pushgateway itself");
+    }
+    Ok(())
 }
 
 /// Whether a line reads `name value`, `name{labels} value` or `{"name",labels} value`.
