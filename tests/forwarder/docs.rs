@@ -338,7 +338,7 @@ fn assert_is_test(name: &str) {
 #[test]
 fn every_command_is_run_by_a_test_or_has_a_reason() {
     let known: BTreeSet<_> = COMMANDS.iter().map(|(command, _)| (*command).to_owned()).collect();
-    assert_eq!(known.len(), COMMANDS.len(), "a command is there twice");
+    assert_eq!(known.len(), COMMANDS.len(), "a command is listed twice");
     let mut found = BTreeSet::new();
     for (name, _) in PAGES {
         let (blocks, prose) = parts(&page(name));
@@ -376,7 +376,7 @@ fn anchors(prose: &str) -> BTreeSet<String> {
         let text = heading.trim_start_matches('#').trim().to_lowercase();
         let is_kept = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
         let anchor = text.chars().filter(is_kept).collect::<String>().replace(' ', "-");
-        assert!(anchors.insert(anchor), "{heading:?} is there twice");
+        assert!(anchors.insert(anchor), "{heading:?} occurs twice");
     }
     anchors
 }
