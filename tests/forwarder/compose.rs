@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{self, Command, Stdio};
 
@@ -233,6 +233,42 @@ impl Containers {
         query(&format!("127.0.0.1:{}", self.prometheus), promql)
     }
 
+    /// Waits until Prometheus has scraped the secured gateway after this time, and returns when it did.
+    fn last_scrape_after(&self, earlier: &str) -> String {
+        wait_for("Prometheus to scrape the gateway", || {
+            let targets: Value = from_str(&self.prometheus_page("/api/v1/targets")?).unwrap();
+            let targets = targets["data"]["activeTargets"].as_array().unwrap().iter();
+            let mut gateways =
+                targets.filter(|target| target["scrapeUrl"] == "https://gateway:9091/metrics");
+            let gateway = gateways.next()?;
+            let time = gateway["lastScrape"].as_str().unwrap();
+            (gateway["health"] == "up" && time > earlier).then(|| time.to_owned())
+        })
+    }
+
+    /// The text of a file of deploy/secured.
+    fn secured(&self, file: &str) -> String {
+        let path = self.directory.path().join("deploy/secured").join(file);
+        fs::read_to_string(path).unwrap().trim().to_owned()
+    }
+
+    /// The status of the secured gateway's response to this user.
+    fn status(&self, user: &str, password: &str) -> String {
+        let ca = self.directory.path().join("deploy/secured/ca.crt");
+        let url = format!("https://127.0.0.1:{}/-/ready", self.gateway);
+        let mut curl =
+            command("curl --silent --config - --output /dev/null --write-out %{http_code}")
+                .arg("--cacert")
+                .args([&ca.display().to_string(), &url])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+        let user = format!("user = \"{user}:{password}\"\n");
+        curl.stdin.take().unwrap().write_all(user.as_bytes()).unwrap();
+        String::from_utf8(curl.complete().stdout).unwrap()
+    }
+
     /// The body of a response of Prometheus.
     fn prometheus_page(&self, path: &str) -> Option<String> {
         get(&format!("http://127.0.0.1:{}{path}", self.prometheus))
@@ -295,6 +331,8 @@ fn monitoring_host_runs_in_containers() {
     node_reaches_the_gateway_only_and_is_shown(&containers);
     groups_survive_a_restart(&containers);
     one_step_secures_the_gateway(&containers);
+    users_change_without_a_restart(&containers);
+    prune_has_a_user_of_its_own(&containers);
 }
 
 fn containers_have_least_privilege(containers: &Containers) {
@@ -360,24 +398,8 @@ fn one_step_secures_the_gateway(containers: &Containers) {
     containers.succeed(&format!("deploy/secure.sh push.example 127.0.0.1 {host}"));
     containers.compose(SECURED, "up -d");
     let directory = containers.directory.path().join("deploy/secured");
-    let secured = |file: &str| {
-        let text = fs::read_to_string(directory.join(file)).unwrap();
-        text.trim().to_owned()
-    };
-    let status = |user: &str, password: &str| {
-        let url = format!("https://127.0.0.1:{}/-/ready", containers.gateway);
-        let mut curl =
-            command("curl --silent --config - --output /dev/null --write-out %{http_code}")
-                .arg("--cacert")
-                .args([&directory.join("ca.crt").display().to_string(), &url])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
-        let user = format!("user = \"{user}:{password}\"\n");
-        curl.stdin.take().unwrap().write_all(user.as_bytes()).unwrap();
-        String::from_utf8(curl.complete().stdout).unwrap()
-    };
+    let secured = |file: &str| containers.secured(file);
+    let status = |user: &str, password: &str| containers.status(user, password);
     let password = secured("node.password");
     wait_for("the secured gateway", || (status("node", &password) == "200").then_some(()));
     assert_eq!(status("node", "geheim"), "401");
@@ -390,14 +412,7 @@ fn one_step_secures_the_gateway(containers: &Containers) {
     assert!(stderr.contains("HTTP request to an HTTPS server"), "{stderr}");
     let pushed = containers.push("n3.example", &format!("https://{addr}"));
     assert_eq!(pushed, (Some(0), String::new()));
-    wait_for("Prometheus to scrape it", || {
-        let targets: Value = from_str(&containers.prometheus_page("/api/v1/targets")?).unwrap();
-        let targets = targets["data"]["activeTargets"].as_array().unwrap().clone();
-        let is_up = |target: &Value| {
-            target["scrapeUrl"] == "https://gateway:9091/metrics" && target["health"] == "up"
-        };
-        targets.iter().any(is_up).then_some(())
-    });
+    containers.last_scrape_after("");
 
     // Secrets are private, and only those containers have them that need them.
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -415,16 +430,78 @@ fn one_step_secures_the_gateway(containers: &Containers) {
     assert_eq!(secured("ca.crt"), ca);
     assert_eq!(secured("node.password"), password);
     assert_ne!(secured("gateway.crt"), certificate);
-    // The page's command adds a user. The test only replaces its prompt.
-    let script = docs::command("docs/security.md", "printf '  %s");
-    let script = replace(&script, "-nB node2", "-nbB node2 neues-wort");
-    let added =
-        Command::new("sh").args(["-c", &script]).current_dir(&containers.directory).complete();
-    assert!(added.status.success(), "{added:?}");
     containers.compose(SECURED, "up -d --force-recreate");
-    wait_for("the second user", || (status("node2", "neues-wort") == "200").then_some(()));
     wait_for("the gateway with its new certificate", || {
         let pushed = containers.push("n4.example", &format!("https://{addr}"));
         (pushed == (Some(0), String::new())).then_some(())
     });
+}
+
+fn users_change_without_a_restart(containers: &Containers) {
+    let change = |start: &str| containers.succeed(&docs::command("docs/security.md", start));
+    let old = containers.secured("node.password");
+    change("deploy/secure.sh --add-user node2");
+    assert_eq!(containers.status("node2", &containers.secured("node2.password")), "200");
+    assert_eq!(containers.status("node", &old), "200");
+    change("deploy/secure.sh --remove-user node");
+    assert_eq!(containers.status("node", &old), "401");
+    assert_eq!(containers.status("node2", &containers.secured("node2.password")), "200");
+
+    let old = containers.secured("prometheus.password");
+    change("deploy/secure.sh --add-user prometheus");
+    assert_eq!(containers.status("prometheus", &old), "401");
+    containers.last_scrape_after(&containers.last_scrape_after(""));
+
+    for (arguments, error) in [
+        ("--remove-user prometheus", "Prometheus needs"),
+        ("--add-user", "give a user"),
+        ("--add-user A", "give a user"),
+    ] {
+        let output = containers.run(&format!("deploy/secure.sh {arguments}"));
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(error), "{output:?}");
+    }
+}
+
+fn prune_has_a_user_of_its_own(containers: &Containers) {
+    let root = containers.directory.path().display().to_string();
+    let mut lines =
+        docs::block("docs/security.md", "deploy/secure.sh --add-user prune").into_iter();
+    containers.succeed(&lines.next().unwrap());
+    for line in lines {
+        let line = replace(&replace(&line, "sudo ", ""), "/etc/", &format!("{root}/etc/"));
+        containers.succeed(&line);
+    }
+    for (file, mode) in [("password", 0o400), ("ca.crt", 0o444)] {
+        let found =
+            fs::metadata(containers.directory.path().join("etc/pgw-prune").join(file)).unwrap();
+        assert_eq!((found.permissions().mode() & 0o777, found.uid()), (mode, 65534));
+    }
+
+    // By the variables in cron's file, and by the options of a command by hand.
+    let here = |text: &str| {
+        let text = text.replace("/etc/", &format!("{root}/etc/"));
+        replace(&text, "localhost:9091", &format!("localhost:{}", containers.gateway))
+    };
+    let variables = docs::block("docs/security.md", "PGW_ADDR=https://localhost:9091").join(" ");
+    let options =
+        docs::command("docs/monitoring.md", "pgw-forwarder --prune 86400 --pgw-addr https:");
+    let options = options.strip_prefix("pgw-forwarder ").unwrap();
+    for line in [
+        format!("env {} {FORWARDER} --prune 86400 --pgw-job node --dry-run", here(&variables)),
+        format!("{FORWARDER} {}", here(options)),
+    ] {
+        assert_eq!(containers.succeed(&line), "");
+        // A second counts as a day here.
+        let line = replace(&line, "86400", "1");
+        wait_for("a stale group", || {
+            containers.succeed(&line).contains("n1.example").then_some(())
+        });
+    }
+
+    // The runbook's view of the gateway. The test only replaces the prompt for the password.
+    let line = docs::command("docs/troubleshooting.md", "curl -s --cacert");
+    let login = format!("prometheus:{}", containers.secured("prometheus.password"));
+    let line = replace(&here(&line), "--user prometheus", &format!("--user {login}"));
+    assert!(containers.succeed(&line).contains("n1.example"));
 }

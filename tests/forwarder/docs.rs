@@ -21,7 +21,7 @@ const PAGES: [(&str, usize); 9] = [
 const OTHER_PAGES: [&str; 2] = ["docs/reference.md", "CHANGELOG.md"];
 
 /// Programs whose commands are looked for in sentences and tables.
-const PROGRAMS: [&str; 10] = [
+const PROGRAMS: [&str; 11] = [
     "sudo",
     "install.sh",
     "pgw-forwarder",
@@ -32,6 +32,7 @@ const PROGRAMS: [&str; 10] = [
     "curl",
     "ss",
     "fleet.sh",
+    "secure.sh",
 ];
 
 const FLEET: &str = "it measures a whole machine for minutes";
@@ -145,25 +146,37 @@ const COMMANDS: &[(&str, &str)] = &[
         "sudo ./install.sh --pgw-addr https://push.example:9091 --pgw-cacert ca.crt --pgw-user node --pgw-password-file node.password",
         "node_settings::only_the_user_of_cron_can_read_credentials",
     ),
+    ("deploy/secure.sh --add-user node2", "compose::users_change_without_a_restart"),
     (
-        r#"printf '  %s\n' "$(htpasswd -nB node2 | sed 's/:/: /')" >>deploy/secured/web.yml"#,
-        "compose::one_step_secures_the_gateway",
+        "sudo ./install.sh --pgw-addr https://push.example:9091 --pgw-cacert ca.crt --pgw-user node2 --pgw-password-file node2.password",
+        "node_settings::only_the_user_of_cron_can_read_credentials",
     ),
+    ("deploy/secure.sh --remove-user node", "compose::users_change_without_a_restart"),
+    ("deploy/secure.sh --add-user prometheus", "compose::users_change_without_a_restart"),
     (
         "docker compose -f deploy/compose.yaml -f deploy/compose.secured.yaml up -d --force-recreate",
         "compose::one_step_secures_the_gateway",
     ),
+    ("deploy/secure.sh --add-user prune", "compose::prune_has_a_user_of_its_own"),
     (
-        "sudo install -D -o nobody -m 400 deploy/secured/node.password /etc/pgw-prune/password",
-        "page_commands::copies_for_the_prune_belong_to_its_user",
+        "sudo install -D -o nobody -m 400 deploy/secured/prune.password /etc/pgw-prune/password",
+        "compose::prune_has_a_user_of_its_own",
     ),
     (
         "sudo install -D -o nobody -m 444 deploy/secured/ca.crt /etc/pgw-prune/ca.crt",
-        "page_commands::copies_for_the_prune_belong_to_its_user",
+        "compose::prune_has_a_user_of_its_own",
     ),
     (
         "systemd-analyze security exporter.service",
         "node_exporters::unit_is_restricted_and_hides_no_metric",
+    ),
+    (
+        "pgw-forwarder --prune 86400 --pgw-addr https://localhost:9091 --pgw-cacert /etc/pgw-prune/ca.crt --pgw-user prune --pgw-password-file /etc/pgw-prune/password --pgw-job node --dry-run",
+        "compose::prune_has_a_user_of_its_own",
+    ),
+    (
+        "curl -s --cacert deploy/secured/ca.crt --user prometheus https://localhost:9091/api/v1/metrics",
+        "compose::prune_has_a_user_of_its_own",
     ),
     // docs/scaling.md
     ("tests/fleet.sh", FLEET),
@@ -239,6 +252,7 @@ const TEXTS: &[(&str, &str, &str)] = &[
         "pgw_forwarder_exit_status{",
         "reports::report_is_one_gauge_that_is_put_whatever_the_options_of_pushes_are",
     ),
+    ("docs/security.md", "PGW_ADDR=https://localhost:9091", "compose::prune_has_a_user_of_its_own"),
     ("docs/scaling.md", "static_configs:", "several_gateways::targets"),
     ("docs/scaling.md", "max without (gateway) (", "several_gateways::once"),
 ];
@@ -324,7 +338,8 @@ fn is_command(code: &str) -> bool {
     };
     let mut words = code.split(' ').skip_while(is_variable);
     let path = words.next().unwrap_or_default();
-    let program = path.trim_start_matches("./").trim_start_matches("tests/");
+    let program = path.trim_start_matches("./");
+    let program = program.trim_start_matches("tests/").trim_start_matches("deploy/");
     PROGRAMS.contains(&program) && (words.next().is_some() || program == "fleet.sh")
 }
 

@@ -1,7 +1,6 @@
 //! Commands of the pages for users that no other test runs, from the text of the page.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -10,9 +9,7 @@ use serde_json::Value;
 use crate::booted_machine::{Suite, on_each_suite};
 use crate::docs::{block, command, command_lines, page, parts};
 use crate::fake::{Fake, exposition};
-use crate::host::{
-    Complete, fetched_program, has_victoria_metrics, require, unused_address, wait_for,
-};
+use crate::host::{Complete, fetched_program, has_victoria_metrics, unused_address, wait_for};
 use crate::node::Node;
 use crate::run::{FORWARDER, Run, copy_program};
 use crate::servers::{Server, families, get, replace};
@@ -140,33 +137,6 @@ fn bundle_has_all_that_install_sh_needs() {
     }
     let help = succeed(&format!("{}/install.sh --help", bundle.display()));
     assert!(help.starts_with("Usage: "), "{help}");
-}
-
-#[test]
-fn copies_for_the_prune_belong_to_its_user() {
-    let is_root = rustix::process::geteuid().is_root();
-    if !require(is_root, "to give a file to another user needs root") {
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let root = directory.path().display().to_string();
-    succeed(&format!("mkdir -p {root}/deploy/secured"));
-    for (file, copy, mode) in [("node.password", "password", 0o400), ("ca.crt", "ca.crt", 0o444)] {
-        fs::write(directory.path().join("deploy/secured").join(file), "x").unwrap();
-        let lines = block("docs/security.md", "sudo install -D");
-        let line = lines.iter().find(|line| line.contains(file)).unwrap();
-        let line = replace(&replace(line, "sudo ", ""), "/etc/", &format!("{root}/etc/"));
-        succeed(&replace(&line, "deploy/secured", &format!("{root}/deploy/secured")));
-        let found = fs::metadata(directory.path().join("etc/pgw-prune").join(copy)).unwrap();
-        assert_eq!((found.mode() & 0o777, found.uid()), (mode, 65534));
-    }
-    // The page sets the variables to these copies.
-    let page = page("docs/security.md");
-    for variable in
-        ["PGW_PASSWORD_FILE=/etc/pgw-prune/password", "PGW_CACERT=/etc/pgw-prune/ca.crt"]
-    {
-        assert!(page.contains(variable), "{variable}");
-    }
 }
 
 /// Starts the server of a command of docs/scaling.md, with these replacements and further arguments.
