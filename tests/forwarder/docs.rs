@@ -243,11 +243,6 @@ const COMMANDS: &[(&str, &str)] = &[
 /// them.
 const TEXTS: &[(&str, &str, &str)] = &[
     (
-        "README.md",
-        "==> pushing once",
-        "demo::demo_shows_the_whole_pipeline_and_leaves_nothing_behind",
-    ),
-    (
         "docs/monitoring.md",
         "pgw_forwarder_exit_status{",
         "reports::report_is_one_gauge_that_is_put_whatever_the_options_of_pushes_are",
