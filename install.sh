@@ -35,6 +35,7 @@ is safe, also after an interruption. An option that a rerun does not repeat has 
   --pgw-cacert FILE       trust the CAs in this file, not the system's
   --pgw-cert FILE, --pgw-key FILE  this node's own certificate, and its key
                           (cron's user gets copies of the files that no other user can read)
+  --proxy URL             the HTTP proxy on the way to the gateway: http://proxy.example:3128
 
   --exporter-addr ADDR    where node_exporter listens (127.0.0.1:9014)
   --exporter-metric PATH  path of its metrics; a query selects some: 'metrics?collect[]=cpu'
@@ -67,7 +68,7 @@ read_options() {
     action=install
     for variable in DRY_RUN NO_EXPORTER SOCKET ALL KEEP_METRICS NAME EXTRA EXPORTER_ADDR EXPORTER_METRIC EXPORTER_BIN \
         PGW_ADDR PGW_JOB PGW_INSTANCE PGW_LABELS PGW_USER PGW_PASSWORD_FILE PGW_TOKEN_FILE PGW_CACERT PGW_CERT PGW_KEY \
-        PGW_METHOD PGW_REPORT_FAILURES; do
+        PGW_METHOD PGW_REPORT_FAILURES PROXY; do
         export "$variable="
     done
     # A rerun keeps these.
@@ -93,6 +94,7 @@ read_options() {
             "$option:" | "$option":[[:blank:]\"\']* | *[[:blank:]\"\'])
                 wrong "$option: the value is empty, or a blank or quote is at an end" ;;
             --pgw-addr:*@* | --exporter-addr:*@*) wrong "$option: every user can read a password in an argument. Use --pgw-user" ;;
+            --proxy:*@*) wrong "--proxy: every user can read a password in an argument. Set ALL_PROXY in the cron file" ;;
             --pgw-label:*,*) wrong "--pgw-label: a comma separates labels in the cron file" ;;
             --pgw-label:*) variable=PGW_LABELS value=${PGW_LABELS:+$PGW_LABELS,}$value ;;
             --splay:*) variable=FORWARDER_SPLAY ;;
@@ -103,7 +105,7 @@ read_options() {
                 # A relative path starts where the user is.
                 value=$(realpath -e -- "$value" 2>/dev/null) || wrong "$option: the file does not exist" ;;
             --name:*[!a-z0-9_-]*) wrong "--name: use small letters, digits, - and _" ;;
-            --pgw-addr:* | --pgw-job:* | --pgw-instance:* | --pgw-user:* | --exporter-addr:* | --name:*) ;;
+            --pgw-addr:* | --pgw-job:* | --pgw-instance:* | --pgw-user:* | --proxy:* | --exporter-addr:* | --name:*) ;;
             --exporter-metric:* | --dry-run:yes | --no-exporter:yes | --socket:yes | --all:yes | --keep-metrics:yes) ;;
             *) wrong "$option is not an option" ;;
         esac
@@ -189,6 +191,7 @@ delete_group() {
     rm "$cron_file"
     # cron may have started a run meanwhile, which brought them back.
     as_cron_when_free --delete
+    [ "$status" = 0 ] || warn "a last push by cron may have brought the metrics back, see above"
 }
 
 remove_the_rest() {
@@ -312,7 +315,7 @@ refuse_what_is_not_ours() {
 judge_settings() {
     [ -x "$binary" ] || return 0 # A dry run does not build.
     status=0
-    error=$(with_settings sh -c "'$binary' --dry-run $EXTRA" 2>&1 >/dev/null) || status=$?
+    error=$(with_settings sh -c "\"\$0\" --dry-run $EXTRA" "$binary" 2>&1 >/dev/null) || status=$?
     error=${error#pgw-forwarder: error: } error=${error%. (exit status 2)}
     case $status:$NO_EXPORTER$SOCKET:$error in
         2:*) wrong "${error%%. See --help*}" ;;
@@ -474,7 +477,7 @@ write_access() {
 
 # crontab.example with the values of this entry, and the compression that has worked.
 make_crontab() {
-    PGW_COMPRESSION=$proven COMMAND="*/$EVERY * * * * $USER_NAME $program${EXTRA:+ $EXTRA}" ENTRY=$entry awk '
+    PGW_COMPRESSION=$proven ALL_PROXY=$PROXY COMMAND="*/$EVERY * * * * $USER_NAME $program${EXTRA:+ $EXTRA}" ENTRY=$entry awk '
         /^#?[A-Z_]+=/ {
             name = $0
             gsub(/^#|=.*/, "", name)
@@ -499,7 +502,8 @@ put_entry() {
     say "push, as cron will"
     for compression in gzip none; do
         as_cron_when_free
-        [ "$status" = 7 ] || break
+        [ "$status:$compression" = 7:gzip ] || break
+        say "push without gzip"
     done
     # cron notices a second change in the same second only if it did not see the first.
     [ "$status" != 0 ] || [ "$proven" = "$compression" ] || { proven=$compression && sleep 1; }

@@ -27,7 +27,13 @@ fn verbs(shell: &[&str], verbs: &str, args: &[&str]) -> Output {
         .args(args)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         // Variables of the caller do not count.
-        .envs([("PGW_METHOD", "post"), ("PGW_JOB", "x"), ("SOCKET", "yes"), ("EVERY", "7")])
+        .envs([
+            ("PGW_METHOD", "post"),
+            ("PGW_JOB", "x"),
+            ("ALL_PROXY", "x"),
+            ("SOCKET", "yes"),
+            ("EVERY", "7"),
+        ])
         .complete()
 }
 
@@ -117,6 +123,7 @@ fn value_reaches_the_cron_file_unchanged_in_each_shell() {
         "--pgw-label",
         "owner=me@home",
         "--exporter-metric=metrics?collect[]=cpu&collect[]=meminfo",
+        "--proxy=http://proxy.example:3128",
         "--extra=--max-bytes 5 --lock-file '/tmp/100% a&b\\1'",
         "--every=60",
     ];
@@ -127,6 +134,7 @@ fn value_reaches_the_cron_file_unchanged_in_each_shell() {
         ("PGW_LABELS", "zone=eu: 5%,owner=me@home"),
         ("EXPORTER_METRIC", "metrics?collect[]=cpu&collect[]=meminfo"),
         ("EXPORTER_ADDR", "127.0.0.1:9014"),
+        ("ALL_PROXY", "http://proxy.example:3128"),
         ("PGW_METHOD", "put"),
         ("PGW_COMPRESSION", "none"),
         ("PGW_REPORT_FAILURES", "true"),
@@ -141,6 +149,7 @@ fn value_reaches_the_cron_file_unchanged_in_each_shell() {
     for shell in [&["busybox", "sh"][..], &["bash"], &["dash"]] {
         assert_eq!(crontab_by(shell, &args).unwrap(), written, "{shell:?}");
     }
+    assert_eq!(variable(&crontab(&[]).unwrap(), "ALL_PROXY"), None);
     let named = crontab(&["--name=my-1", "--exporter-addr=10.0.0.1:9100"]).unwrap();
     assert_eq!(variable(&named, "PGW_JOB"), Some("my-1"));
     assert!(entry(&named).ends_with(" | logger -t pgw-forwarder-my-1"), "{named}");
@@ -178,6 +187,7 @@ fn wrong_option_is_refused_with_its_name() {
         (&["--extra=--pgw-label a=b"], "--extra: use install.sh's own option"),
         (&["--pgw-addr=http://user:geheim@push.example"], "--pgw-addr: every user can read"),
         (&["--exporter-addr=http://user:geheim@[::1]:1"], "--exporter-addr: every user can read"),
+        (&["--proxy=http://user:geheim@proxy.example"], "--proxy: every user can read"),
         (&["--pgw-label=a=b,c=d"], "--pgw-label: a comma"),
         (&["--pgw-password-file=/nowhere"], "--pgw-password-file: the file does not exist"),
         (&["--user=nowhere"], "--user: nowhere does not exist"),
@@ -306,6 +316,7 @@ fn first_push_shows_which_compression_all_gateways_take() {
 
         let (ended, said, written) = node.install(&gateways);
         assert_eq!((ended, &written[..]), (Some(status), compression), "{said}");
+        assert_eq!(said.contains("==> push without gzip"), pushes == &fell_back, "{said}");
         for front in [Some(&first), other.as_ref()].into_iter().flatten() {
             assert_eq!(&front.pushes(), pushes, "{said}");
         }
