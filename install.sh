@@ -337,6 +337,8 @@ refuse_another_key() {
             "$entry":*) wrong "this machine already pushes as$old, and not as$new. Run this first: install.sh \
 --uninstall${NAME:+ --name $NAME}. If the former gateway is gone, add --keep-metrics" ;;
         esac
+        [ "$other" = "$entry" ] || grep -q "^[^#].* $USER_NAME $program" "/etc/cron.d/$other" ||
+            wrong "--user: all entries share a directory for their lock files. Give the user of $other"
     done
 }
 

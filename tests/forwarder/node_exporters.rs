@@ -187,6 +187,7 @@ fn several_exporters_push_side_by_side(suite: Suite) {
     // Each has its own cron file, log tag, lock and group.
     start();
     node.join("");
+    node.refuses(&format!("{processes} --user nobody"), 2, &["--user", "user of pgw-forwarder"]);
     node.join(processes);
     let crontab = machine.succeed("cat /etc/cron.d/pgw-forwarder-processes");
     for line in ["PGW_JOB=processes", "EXPORTER_ADDR=127.0.0.1:9256"] {
