@@ -11,17 +11,13 @@ use serde_json::{Value, json};
 
 use crate::docs;
 use crate::fake::{Fake, exposition};
-use crate::host::{Complete, fetched_program, require, wait_for};
+use crate::host::{Complete, fetched_program, has_fetched, wait_for};
 use crate::run::Run;
 use crate::servers::{OLD, Server, agent, check_by_promtool, replace};
 
 /// Whether the versions that deploy/compose.yaml names, or similar ones, are here.
 fn has_newer_programs() -> bool {
-    let is_fetched = |name| fetched_program(name).is_file();
-    require(
-        ["promtool-newer", "prometheus-newer", "pushgateway-newer"].into_iter().all(is_fetched),
-        "newer programs of the monitoring host: tests/newer-programs.sh gets them",
-    )
+    has_fetched(&["promtool-newer", "prometheus-newer", "pushgateway-newer"])
 }
 
 #[test]

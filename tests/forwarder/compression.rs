@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::fake::{Fake, Request, exposition, header, response};
 use crate::fault_matrix::{GOOD, megabytes};
-use crate::host::{Complete, has_newer_pushgateway, has_victoria_metrics, wait_for};
+use crate::host::{Complete, has_fetched, has_victoria_metrics, wait_for};
 use crate::run::Run;
 use crate::servers::{Server, families, get};
 
@@ -145,7 +145,7 @@ fn expositions() -> [String; 2] {
 #[test]
 fn compressed_push_stores_what_curl_stores() {
     let mut gateways = vec![(Server::pushgateway(&[]), "")];
-    if has_newer_pushgateway() {
+    if has_fetched(&["pushgateway-newer"]) {
         gateways.push((Server::newer_pushgateway(&[]), ""));
     }
     if has_victoria_metrics() {
@@ -189,7 +189,7 @@ fn push_is_stored_in_every_mode_of_every_gateway_and_the_response_has_no_body() 
         ("202", "", Server::pushgateway(&[UNCHECKED])),
         ("200", "/a/prefix", Server::pushgateway(&[PREFIX])),
     ];
-    if has_newer_pushgateway() {
+    if has_fetched(&["pushgateway-newer"]) {
         pushgateways.push(("200", "", Server::newer_pushgateway(&[])));
         pushgateways.push(("202", "", Server::newer_pushgateway(&[UNCHECKED])));
     }

@@ -23,7 +23,7 @@ use proptest::test_runner::TestRunner;
 use tempfile::TempDir;
 
 use crate::fake::Fake;
-use crate::host::{Complete, fetched_program, program, require, wait_for};
+use crate::host::{Complete, fetched_program, has_fetched, program, wait_for};
 use crate::run::{Ended, Run};
 use crate::servers::{Server, agent, families, query_all};
 
@@ -570,9 +570,8 @@ fn forwarder_pushes_exactly_what_installed_gateway_and_prometheus_accept() {
 
 #[test]
 fn forwarder_pushes_exactly_what_newer_gateway_and_prometheus_accept() {
-    let programs = ["pushgateway-newer", "prometheus-newer"].map(fetched_program);
-    let needs = "newer Pushgateway and Prometheus: tests/newer-programs.sh gets them";
-    if require(programs.iter().all(|program| program.is_file()), needs) {
-        check_all(&programs);
+    let programs = ["pushgateway-newer", "prometheus-newer"];
+    if has_fetched(&programs) {
+        check_all(&programs.map(fetched_program));
     }
 }

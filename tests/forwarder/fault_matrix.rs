@@ -15,7 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::compression::{COMPRESSIONS, gzip, pushed_text};
 use crate::fake::{Fake, Request, drip, exposition, hang, read_head, reset, response};
-use crate::host::{has_newer_pushgateway, unused_address};
+use crate::host::{has_fetched, unused_address};
 use crate::run::Run;
 use crate::servers::{Server, agent, families};
 
@@ -662,7 +662,7 @@ fn name_in_quotes_is_pushed_and_the_gateway_decides() {
         run_all(&[row.stores(quoted)], gateway);
     };
     decide(&Server::pushgateway(&[]));
-    if has_newer_pushgateway() {
+    if has_fetched(&["pushgateway-newer"]) {
         let newer = Server::newer_pushgateway(&[]);
         assert!(curl(&newer));
         decide(&newer);

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::fake::{Fake, exposition};
-use crate::host::{fetched_program, require, unused_address, wait_for};
+use crate::host::{has_fetched, unused_address, wait_for};
 use crate::run::Run;
 use crate::servers::Server;
 
@@ -14,8 +14,7 @@ const HOSTILE: &str = "<script>alert('\"})</script>";
 /// The installed Prometheus and, where it is available, a newer one.
 fn every_prometheus(gateway: &Server) -> Vec<Server> {
     let mut servers = vec![Server::prometheus(gateway, None)];
-    let newer = fetched_program("prometheus-newer");
-    if require(newer.is_file(), "Prometheus 3.0 or newer: tests/newer-programs.sh gets it") {
+    if has_fetched(&["prometheus-newer"]) {
         servers.push(Server::newer_prometheus(gateway, None));
     }
     servers

@@ -113,19 +113,15 @@ pub fn fetched_program(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name(name)
 }
 
-/// Whether a test can use a newer Pushgateway than the distribution's.
-pub fn has_newer_pushgateway() -> bool {
-    let program = fetched_program("pushgateway-newer");
-    require(program.is_file(), "Pushgateway 1.11.1 or newer: tests/newer-programs.sh gets it")
+/// Whether a test can use these programs, which are newer than the distribution's.
+pub fn has_fetched(names: &[&str]) -> bool {
+    let is_missing = |name: &&&str| !fetched_program(name).is_file();
+    let missing: Vec<_> = names.iter().filter(is_missing).collect();
+    require(missing.is_empty(), &format!("{missing:?}: tests/newer-programs.sh gets them"))
 }
 
 pub fn has_victoria_metrics() -> bool {
-    let are_there =
-        ["victoria-metrics", "vmagent", "vmalert"].map(|name| fetched_program(name).is_file());
-    require(
-        are_there == [true; 3],
-        "VictoriaMetrics 1.84 or newer: tests/newer-programs.sh gets it",
-    )
+    has_fetched(&["victoria-metrics", "vmagent", "vmalert"])
 }
 
 /// Whether a test can have its own namespaces on this machine.

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use crate::fake::{Fake, date, exposition, hang, response};
-use crate::host::{Complete, has_newer_pushgateway, kill, unused_address, wait_for};
+use crate::host::{Complete, has_fetched, kill, unused_address, wait_for};
 use crate::run::{FORWARDER, Run};
 use crate::servers::{Server, agent};
 
@@ -175,7 +175,7 @@ fn stale_groups_with_every_kind_of_key_are_deleted_and_fresh_ones_stay() {
 
 #[test]
 fn group_with_a_label_name_in_utf8_is_deleted() {
-    if !has_newer_pushgateway() {
+    if !has_fetched(&["pushgateway-newer"]) {
         return;
     }
     let gateway = Server::newer_pushgateway(&["--push.enable-utf8-names"]);

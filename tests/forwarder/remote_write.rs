@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::fake::{Fake, exposition};
 use crate::host::{
-    fetched_program, has_victoria_metrics, program, require, unused_address, wait_for,
+    fetched_program, has_fetched, has_victoria_metrics, program, unused_address, wait_for,
 };
 use crate::run::Run;
 use crate::servers::{OLD, Server, check_by_promtool, get, query_once, replace, values};
@@ -29,9 +29,8 @@ const PENDING: &str = "vmagent_remotewrite_pending_data_bytes";
 /// The installed program and the newer one, as far as this machine has them.
 fn both(installed: &str, newer: &str) -> Vec<PathBuf> {
     let mut programs = vec![program(&[installed])];
-    let newer = fetched_program(newer);
-    if require(newer.is_file(), "Prometheus 3: tests/newer-programs.sh gets it") {
-        programs.push(newer);
+    if has_fetched(&[newer]) {
+        programs.push(fetched_program(newer));
     }
     programs
 }
