@@ -448,7 +448,8 @@ new_of() { echo "${1%/*/*}/${1##*/}.new"; }
 add_run_directory() {
     remember_file "$run_directory"
     put 644 "$tmpfiles" "d $run_directory 0755 $USER_NAME $(id -gn "$USER_NAME" 2>/dev/null || :) -"
-    step "make $run_directory" systemd-tmpfiles --create "$tmpfiles"
+    [ "$(stat -c %a:%U "$run_directory" 2>&1)" = "755:$USER_NAME" ] ||
+        step "make $run_directory" systemd-tmpfiles --create "$tmpfiles"
     # Another user cannot use the lock files of a former one.
     [ -n "$DRY_RUN" ] || find "$run_directory" -type f ! -user "$USER_NAME" -delete
 }
@@ -465,7 +466,8 @@ add_credentials() {
     done
     if [ -n "$PGW_CACERT$PGW_PASSWORD_FILE$PGW_TOKEN_FILE$PGW_CERT" ]; then
         remember_file "$access"
-        step "write $access" write_access
+        [ -z "$(diff -r "$copies" "$access" 2>&1; find "$access"/* ! -user "$USER_NAME" -o ! -perm 400 2>&1)" ] ||
+            step "write $access" write_access
     elif [ -e "$access" ]; then
         step "remove $access" rm -r "$access"
     fi

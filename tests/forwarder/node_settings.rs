@@ -277,6 +277,12 @@ fn only_the_user_of_cron_can_read_credentials(suite: Suite) {
     node.join("--pgw-token-file /etc/pgw-forwarder/token");
     assert_eq!(machine.succeed("ls /etc/pgw-forwarder"), "token\n");
     assert_eq!(stored("token"), "400 pgw-forwarder\n");
+    // Another user of cron gets the same copies. A rerun repairs their mode.
+    node.join("--pgw-token-file token --user daemon");
+    assert_eq!(stored("token"), "400 daemon\n");
+    machine.succeed("chmod 644 /etc/pgw-forwarder/token");
+    node.join("--pgw-token-file token --user daemon");
+    assert_eq!(stored("token"), "400 daemon\n");
     node.join("");
     assert!(!machine.file("/etc/pgw-forwarder").exists());
     machine.succeed("rm ca.crt password wrong token node.crt node.key");
