@@ -13,7 +13,7 @@ main() {
         uninstall) leave ;;
         run) run_once ;;
         list) list ;;
-        demo) . deploy/demo.sh && demo ;;
+        demo) [ -f deploy/demo.sh ] || err "--demo needs a clone of the repository"; . deploy/demo.sh && demo ;;
     esac
 }
 
@@ -59,6 +59,7 @@ is safe, also after an interruption. An option that a rerun does not repeat has 
   --demo                  run node_exporter, Pushgateway, Prometheus and pgw-forwarder on the loopback
                           interface. Ctrl-C ends it, and removes all but the packages it needed
 
+The install.sh of a release downloads the rest of it, from the https:// URL PGW_FORWARDER_MIRROR if that is set.
 The exit status is that of the first push (see pgw-forwarder --help), 2 for a wrong option, or 1.
 USAGE
 }
@@ -114,6 +115,10 @@ read_options() {
     choose_entry "pgw-forwarder${NAME:+-$NAME}"
 }
 
+# The release that this script belongs to. deploy/release.sh fills in its address and the sum of each bundle.
+version=0.1.0
+release_url=''
+sums=''
 default_user=pgw-forwarder
 # The last argument of node_exporter in the unit before those of --exporter-args.
 last_argument=--web.disable-exporter-metrics
@@ -273,14 +278,49 @@ check_options() {
 ends before the next one starts"
 }
 
-# A bundle has the program beside this script. A checkout builds it, as the user whose login shell finds cargo.
+# The install.sh of a release downloads the bundle. It trusts no file beside it, since it may lie in /tmp. A bundle
+# has the program beside its install.sh. A checkout builds it, as the user whose login shell finds cargo.
 find_program() {
+    [ -z "$sums" ] || download_bundle
     binary=$PWD/pgw-forwarder
-    [ ! -x "$binary" ] || return 0
+    [ ! -f "$binary" ] || return 0
+    [ -f Cargo.toml ] || err "only the install.sh of a release works without its other files. Nothing was changed"
     binary=$PWD/target/release/pgw-forwarder
     step "build pgw-forwarder" runuser -l "${SUDO_USER:-root}" -c \
         "cd '$PWD' && cargo build --quiet --locked --release --target-dir target" ||
         err "cannot build pgw-forwarder. Get Rust from https://rustup.rs, or use a release bundle"
+}
+
+# Downloads the bundle for this processor (armv7 if it is armv7l), and goes on in it. This script has its sum.
+download_bundle() {
+    machine=$(uname -m)
+    line=$(echo "$sums" | grep -m 1 "^${machine%l}") || err "this release has no program for the processor $machine, \
+only for$(echo "$sums" | sed -n 's/\(.*\) .*/ \1/p' | tr -d '\n'). Build it in a clone. Nothing was changed"
+    bundle=pgw-forwarder-$version-${line% *}
+    url=${PGW_FORWARDER_MIRROR:-$release_url}/$bundle.tar.gz file=$temporary/$bundle.tar.gz
+    case $url in
+        *@*) err "PGW_FORWARDER_MIRROR: use a URL without a password. Nothing was changed" ;;
+        https://*) http_proxy_of_wget=http://redirected-to-http.invalid ;;
+        http://127.0.0.1:[0-9]* | http://\[::1\]:[0-9]*) http_proxy_of_wget= ;;
+        *) err "PGW_FORWARDER_MIRROR: give the https:// URL of a directory with $bundle.tar.gz. Nothing was changed" ;;
+    esac
+    say "download $url"
+    if has curl; then
+        set -- curl --fail --silent --show-error --globoff --location --proto-redir =https --output "$file" "$url"
+    elif has wget; then
+        # It has no option against a redirect to http. A proxy that does not exist stops it.
+        set -- wget --no-verbose --tries=1 -e "http_proxy=$http_proxy_of_wget" --output-document="$file" "$url"
+    else
+        # Its own user could not write the file.
+        set -- /usr/lib/apt/apt-helper -qq -o APT::Sandbox::User=root download-file "$url" "$file"
+    fi
+    error=$(timeout --foreground 300 "$@" 2>&1) || err "cannot download $url: \
+$(printf '%s\n' "${error:-the connection ended, or 300 s were over}" | sed 's/\.$//' | paste -s -d ' '). \
+Check the network and the proxy, and that curl and ca-certificates are installed. Nothing was changed"
+    echo "${line#* }  $file" | sha256sum --check --status ||
+        err "$url is not the bundle of this release: its SHA-256 sum is wrong. Nothing was changed"
+    tar -xzf "$file" --no-same-owner -C "$temporary"
+    cd "$temporary/$bundle"
 }
 
 find_exporter() {

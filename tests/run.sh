@@ -13,7 +13,7 @@ if command -v apt-get >/dev/null; then
     packages_without_services apache2-utils busybox curl debian-archive-keyring debootstrap fish haproxy iproute2 jq \
         man-db mandoc netcat-openbsd nginx-light openssl prometheus prometheus-alertmanager \
         prometheus-nginx-exporter prometheus-node-exporter prometheus-pushgateway python3-prometheus-client \
-        shellcheck socat systemd-container tinyproxy-bin zsh
+        shellcheck socat systemd-container tinyproxy-bin wget zsh
     # The tests that need them are skipped without them, but not in CI.
     tests/newer-programs.sh || [ "${CI-}" != true ]
 fi

@@ -7,6 +7,7 @@ mod compose;
 mod compression;
 mod demo;
 mod docs;
+mod download;
 mod exposition_corpus;
 mod fake;
 mod fault_matrix;

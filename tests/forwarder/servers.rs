@@ -359,7 +359,12 @@ impl Server {
 
     /// An nginx with these lines in its one server. `ADDR` stands for its host and port.
     pub fn nginx(lines: &str) -> Server {
-        Server::start(&["nginx"], "127.0.0.1", "", |addr, directory| {
+        Server::nginx_on("127.0.0.1", lines)
+    }
+
+    /// The same on another address of this host.
+    pub fn nginx_on(host: &str, lines: &str) -> Server {
+        Server::start(&["nginx"], host, "", |addr, directory| {
             let config = directory.join("nginx.conf");
             let text = format!(
                 "daemon off; master_process off; user root; pid {0}/pid; error_log {0}/log; events {{}}\n\
