@@ -27,10 +27,10 @@ const MAX_SECONDS: u64 = 300;
 /// The packages that a machine has in addition to the minimum.
 const INSTALLED: &str = "systemd,systemd-sysv,dbus,iproute2,procps,libfaketime";
 
-/// The packages that install.sh installs, a second exporter, and what downloads need. A machine has
+/// The packages that install.sh installs, a second exporter, and what downloads and Ansible need. A machine has
 /// downloaded, not installed them.
 const DOWNLOADED: &str = "cron prometheus-node-exporter prometheus-process-exporter \
-    ca-certificates curl wget";
+    ca-certificates curl wget openssh-server python3";
 
 /// The release of Debian on a machine: its systemd, cron and node_exporter.
 #[derive(Clone, Copy)]

@@ -1,6 +1,7 @@
 //! What a user relies on, against the real programs. `tests/run.sh` installs them and runs this.
 
 mod alerts_and_fleet_page;
+mod ansible;
 mod booted_machine;
 mod client_fuzz;
 mod compose;
