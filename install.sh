@@ -278,9 +278,11 @@ check_options() {
 ends before the next one starts"
 }
 
-# The install.sh of a release downloads the bundle. It trusts no file beside it, since it may lie in /tmp. A bundle
-# has the program beside its install.sh. A checkout builds it, as the user whose login shell finds cargo.
+# The package has the program installed. The install.sh of a release downloads the bundle, and trusts no file beside
+# it, since it may lie in /tmp. A bundle has the program beside its install.sh. A checkout builds it, as the user whose
+# login shell finds cargo.
 find_program() {
+    [ "$PWD" != /usr/share/pgw-forwarder ] || { program=/usr/bin/pgw-forwarder binary=$program && return; }
     [ -z "$sums" ] || download_bundle
     binary=$PWD/pgw-forwarder
     [ ! -f "$binary" ] || return 0

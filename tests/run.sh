@@ -11,20 +11,23 @@ if command -v apt-get >/dev/null; then
     . ./install.sh
     . deploy/demo.sh
     packages_without_services apache2-utils busybox curl debian-archive-keyring debootstrap fish haproxy iproute2 jq \
-        man-db mandoc netcat-openbsd nginx-light openssh-client openssl prometheus prometheus-alertmanager \
+        lintian man-db mandoc netcat-openbsd nginx-light openssh-client openssl prometheus prometheus-alertmanager \
         prometheus-nginx-exporter prometheus-node-exporter prometheus-pushgateway python3-prometheus-client \
-        python3-venv shellcheck socat systemd-container tinyproxy-bin wget zsh
+        python3-venv rpm shellcheck socat systemd-container tinyproxy-bin wget zsh
     # The tests that need them are skipped without them, but not in CI.
     tests/newer-programs.sh || [ "${CI-}" != true ]
     [ -x "$target/ansible/bin/ansible-playbook" ] || {
         python3 -m venv "$target/ansible" && "$target/ansible/bin/pip" --quiet install 'ansible-core~=2.19.0'
     } || [ "${CI-}" != true ]
 fi
-shellcheck --external-sources install.sh deploy/*.sh tests/*.sh tests/bench/*.sh .ci/run
+shellcheck --external-sources install.sh deploy/*.sh deploy/package/prerm tests/*.sh tests/bench/*.sh .ci/run
 cargo fmt --check
 cargo clippy --locked --all-targets -- --deny warnings
 # The demo's, built here so that its test does not wait for it.
 cargo build --locked --release
+deploy/release.sh
+# As crates.io would get it.
+cargo package --locked --allow-dirty
 # As it is released: with its own C library. The next build puts the usual program back.
 cargo rustc --locked --bin pgw-forwarder -- -C target-feature=+crt-static
 mkdir -p "$target/static"

@@ -234,6 +234,8 @@ impl Machine {
             "-path /var/log -o -path /var/cache -o -path /var/lib/apt -o -path /root",
             // Timers of the distribution copy files here at any time, whether or not a test runs.
             "-path /var/backups",
+            // The list of packages, which has those that were removed, too.
+            "-path '/var/lib/dpkg/status*'",
             // systemd's own.
             "-path /var/lib/systemd -o -path '/var/tmp/systemd-private-*'",
             // useradd and userdel copy the user files, and leave lock files if they are killed.

@@ -28,6 +28,7 @@ mod node_failures;
 mod node_installation;
 mod node_settings;
 mod options;
+mod packages;
 mod page_commands;
 mod prune;
 mod release;

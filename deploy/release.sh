@@ -1,0 +1,138 @@
+#!/bin/sh
+# Makes the files of a release in dist. See usage.
+set -eu
+cd "$(dirname "$0")/.."
+# shellcheck disable=SC2034 # With it, install.sh only defines its functions.
+only_verbs=yes
+. ./install.sh
+
+usage() {
+    cat <<'USAGE'
+Usage: deploy/release.sh [TARGET [PROGRAM]]
+       deploy/release.sh --build TARGET
+       deploy/release.sh --sums
+
+Makes a bundle, a .deb and a .rpm with a static pgw-forwarder in dist, and then what --sums makes. The same
+commit and toolchain make the same bytes.
+
+TARGET is a target of Rust, by default that of this machine. Another one needs its linker, which cargo must
+know: CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER. Tested: x86_64-unknown-linux-gnu, aarch64-unknown-linux-gnu.
+
+  PROGRAM          package this static program instead of building one
+  --build TARGET   only build the program, and print its path
+  --sums           only make SHA256SUMS, and the install.sh that has the sums of all bundles in dist. It
+                   downloads them from the URL in the variable RELEASE_URL, whose last part is the tag
+USAGE
+}
+
+main() {
+    case ${RELEASE_URL-} in
+        '' | */"v$version") ;;
+        *) err "RELEASE_URL is $RELEASE_URL, and this is version $version. Tag the commit v$version" ;;
+    esac
+    case ${1-} in
+        -h | --help) usage ;;
+        --build) build "$2" ;;
+        --sums) make_sums ;;
+        '') release "$(rustc -vV | sed -n 's/^host: //p')" ;;
+        *) release "$@" ;;
+    esac
+}
+
+target_directory=${CARGO_TARGET_DIR:-$PWD/target}
+tools=$target_directory/tools
+# The packages take their files from here, see Cargo.toml.
+staging=dist/staging
+
+release() {
+    target=$1
+    program=${2:-$(build "$target")}
+    bundle=pgw-forwarder-$version-$target
+    # All files have the time of the commit. The tools read this variable, too.
+    export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}"
+    rm -rf "$staging"
+    mkdir -p "$staging/$bundle/deploy/node" "$staging/$bundle/completions"
+    ln -s "$bundle" "$staging/bundle"
+    install -m 755 "$program" install.sh "$staging/bundle"
+    install -m 644 crontab.example README.md LICENSE-* docs/pgw-forwarder.1 "$staging/bundle"
+    install -m 644 deploy/node/* "$staging/bundle/deploy/node"
+    install -m 644 docs/completions/* "$staging/bundle/completions"
+    write_third_party_licences >"$staging/bundle/THIRD-PARTY"
+    write_changelog >"$staging/changelog"
+
+    tar --create --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" \
+        --directory="$staging" "$bundle" | gzip -9n >"dist/$bundle.tar.gz"
+    install_tool cargo-deb 3.8.0
+    "$tools/bin/cargo-deb" --quiet --no-build --no-strip --target "$target" --output dist
+    install_tool cargo-generate-rpm 0.21.1
+    "$tools/bin/cargo-generate-rpm" --arch "$(rpm_architecture "$target")" --auto-req disabled --output dist
+    rm -r "$staging"
+    make_sums
+}
+
+# The program is static, so that it runs on every distribution. Paths of this machine are left out.
+build() {
+    RUSTFLAGS="--remap-path-prefix=$PWD=. --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo ${RUSTFLAGS-}" \
+        cargo rustc --quiet --release --locked --target "$1" -- -C target-feature=+crt-static
+    echo "$target_directory/$1/release/pgw-forwarder"
+}
+
+# The static program contains other people's work. Where a licence may be chosen, MIT is.
+write_third_party_licences() {
+    echo "The static pgw-forwarder contains the GNU C library, LGPL 2.1 or later, of the system that built it, Rust's
+standard library, MIT or Apache-2.0, and the packages below from crates.io. With its source, it can be linked to
+another C library: deploy/release.sh."
+    cargo tree --locked --target "$target" --edges normal,no-proc-macro --prefix none --format '{p}' |
+        cut -d ' ' -f 1,2 | sort -u >"$staging/linked"
+    cargo metadata --locked --format-version 1 --filter-platform "$target" | jq -r '.packages[] | select(.source) |
+        [.name + " v" + .version, .license, (.manifest_path | rtrimstr("/Cargo.toml"))] | @tsv' |
+        sort | while IFS='	' read -r package licence directory; do
+        grep -qxF "$package" "$staging/linked" || continue
+        printf '\n%s, %s\n\n' "$package" "$licence"
+        cat "$directory"/LICENSE-MIT* 2>/dev/null || cat "$directory"/LICEN[SC]E*
+    done
+}
+
+# As Debian's tools read it.
+write_changelog() {
+    cat <<CHANGELOG
+pgw-forwarder ($version-1) unstable; urgency=medium
+
+  * See CHANGELOG.md of the source.
+
+ -- $(sed -n 's/^maintainer = "\(.*\)"/\1/p' Cargo.toml)  $(LC_ALL=C date -uRd "@$SOURCE_DATE_EPOCH")
+CHANGELOG
+}
+
+install_tool() {
+    [ -x "$tools/bin/$1" ] || {
+        say "install $1 in $tools"
+        cargo install --quiet --locked --root "$tools" "$1@$2"
+    }
+}
+
+rpm_architecture() {
+    case $1 in
+        armv7-*) echo armv7hl ;;
+        riscv64gc-*) echo riscv64 ;;
+        *) echo "${1%%-*}" ;;
+    esac
+}
+
+# A bundle cannot contain its own sum, so only the install.sh beside it has that.
+make_sums() {
+    cd dist
+    sums=$(for file in "pgw-forwarder-$version"-*.tar.gz; do
+        target=${file#"pgw-forwarder-$version-"}
+        echo "${target%.tar.gz} $(sha256sum <"$file" | cut -d ' ' -f 1)"
+    done)
+    URL=${RELEASE_URL-} SUMS=$sums awk '
+        /^release_url=/ { $0 = "release_url='\''" ENVIRON["URL"] "'\''" }
+        /^sums=/ { $0 = "sums='\''\n" ENVIRON["SUMS"] "\n'\''" }
+        { print }' ../install.sh >install.sh
+    chmod 755 install.sh
+    sha256sum install.sh pgw-forwarder*"$version"[-.]* >SHA256SUMS
+    ls -l
+}
+
+main "$@"
