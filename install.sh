@@ -379,7 +379,7 @@ refuse_another_key() {
             "$entry":*) wrong "this machine already pushes as$old, and not as$new. Run this first: install.sh \
 --uninstall${NAME:+ --name $NAME}. If the former gateway is gone, add --keep-metrics" ;;
         esac
-        [ "$other" = "$entry" ] || grep -q "^[^#].* $USER_NAME $program" "/etc/cron.d/$other" ||
+        [ "$other" = "$entry" ] || grep -q "^[^#].* $USER_NAME /[^ ]*/pgw-forwarder" "/etc/cron.d/$other" ||
             wrong "--user: all entries share a directory for their lock files. Give the user of $other"
     done
 }

@@ -8,6 +8,7 @@ use crate::release::deb;
 on_each_suite! {
     package_starts_nothing_and_its_removal_takes_the_node_out,
     removal_does_not_wait_for_a_dead_gateway,
+    package_takes_over_a_node_of_a_bundle,
 }
 
 /// Copies the package to a machine, as this version.
@@ -78,4 +79,22 @@ fn removal_does_not_wait_for_a_dead_gateway(suite: Suite) {
     let said = String::from_utf8([removed.stdout, removed.stderr].concat()).unwrap();
     assert!(said.contains("the metrics of this node stay on the gateway"), "{said}");
     machine.assert_state(&node.before, "removed without the gateway");
+}
+
+fn package_takes_over_a_node_of_a_bundle(suite: Suite) {
+    let node = Node::with_short_minutes(suite);
+    let machine = &node.machine;
+    node.join("");
+    let further = "--name further --exporter-addr 127.0.0.1:9014";
+    node.join(further);
+    copy_package(machine, "0.1.0-1");
+    machine.succeed(INSTALL);
+    for more in ["", further] {
+        machine.succeed(&format!("{} {more}", join(&node)));
+    }
+    let entries = machine.succeed("cat /etc/cron.d/pgw-forwarder*");
+    assert_eq!(entries.matches(" /usr/bin/pgw-forwarder").count(), 2, "{entries}");
+    machine.succeed("apt-get -qy remove pgw-forwarder");
+    assert!(node.gateway.groups().is_empty());
+    machine.assert_state(&node.before, "removed");
 }
