@@ -28,10 +28,6 @@ cargo build --locked --release
 deploy/release.sh
 # As crates.io would get it.
 cargo package --locked --allow-dirty
-# As it is released: with its own C library. The next build puts the usual program back.
-cargo rustc --locked --bin pgw-forwarder -- -C target-feature=+crt-static
-mkdir -p "$target/static"
-cp "$target/debug/pgw-forwarder" "$target/static"
 # Most tests wait for servers, and the booted machines for cron. So more of them run at a time than cores.
 cargo test --locked -- --test-threads=6 --skip bookworm:: --skip trixie::
 cargo test --locked --test forwarder -- --test-threads=12 bookworm:: trixie::

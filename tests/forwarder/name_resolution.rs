@@ -1,5 +1,6 @@
 //! Host names: several addresses, slow resolvers, missing threads, and the static program.
 
+use std::env;
 use std::fs::{self, Permissions};
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
@@ -144,8 +145,9 @@ fn missing_thread_for_a_lookup_is_reported() {
 
 /// The program with the C library in it, as it is released; `None` skips a test.
 fn static_program() -> Option<PathBuf> {
-    let program = fetched_program("static/pgw-forwarder");
-    require(program.is_file(), "a static program: tests/run.sh builds it").then_some(program)
+    let program = format!("{}-unknown-linux-gnu/release/pgw-forwarder", env::consts::ARCH);
+    let program = fetched_program(&program);
+    require(program.is_file(), "a static program: deploy/release.sh builds it").then_some(program)
 }
 
 #[test]
