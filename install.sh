@@ -19,8 +19,8 @@ main() {
 
 usage() {
     cat <<'USAGE'
-Usage: sudo ./install.sh --pgw-addr ADDR [OPTION...]
-       sudo ./install.sh --run | --list | --uninstall [--name NAME]
+Usage: sudo sh install.sh --pgw-addr ADDR [OPTION...]
+       sudo sh install.sh --run | --list | --uninstall [--name NAME]
        ./install.sh --demo
 
 Makes this machine push its metrics to the Pushgateway at ADDR every minute. No port is opened. Rerunning

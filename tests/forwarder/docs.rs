@@ -21,7 +21,7 @@ const PAGES: [(&str, usize); 9] = [
 const OTHER_PAGES: [&str; 2] = ["docs/reference.md", "CHANGELOG.md"];
 
 /// Programs whose commands are looked for in sentences and tables.
-const PROGRAMS: [&str; 11] = [
+const PROGRAMS: [&str; 12] = [
     "sudo",
     "install.sh",
     "pgw-forwarder",
@@ -33,6 +33,7 @@ const PROGRAMS: [&str; 11] = [
     "ss",
     "fleet.sh",
     "secure.sh",
+    "release.sh",
 ];
 
 const FLEET: &str = "it measures a whole machine for minutes";
@@ -53,39 +54,66 @@ const COMMANDS: &[(&str, &str)] = &[
     ("tests/run.sh", "it runs the tests"),
     ("docker compose -f deploy/compose.yaml up -d", "compose::monitoring_host_runs_in_containers"),
     (
-        "sudo ./install.sh --pgw-addr push.example:9091",
+        "RELEASE_URL=https://files.example/pgw-forwarder/v0.1.0 deploy/release.sh",
+        "release::release_made_in_another_directory_has_the_same_bytes",
+    ),
+    (
+        "curl -fLO https://files.example/pgw-forwarder/v0.1.0/install.sh",
+        "the story of download::lone_script_joins_by_its_download_and_changes_nothing_without_it starts with this file",
+    ),
+    (
+        "sudo sh install.sh --pgw-addr push.example:9091",
         "node_installation::node_joins_with_one_command_and_leaves_no_trace",
     ),
     (
-        "sudo ./install.sh --uninstall",
+        "sudo sh install.sh --uninstall",
         "node_installation::node_joins_with_one_command_and_leaves_no_trace",
     ),
     (
-        "sudo ./install.sh --run",
+        "sudo sh install.sh --run",
         "node_settings::settings_change_by_a_rerun_and_the_key_by_leaving_first",
     ),
     ("journalctl -t pgw-forwarder", LOG),
     // docs/install.md
-    ("sudo ./install.sh --list", "node_failures::node_and_exporter_return_after_a_failure"),
+    ("sudo sh install.sh --list", "node_failures::node_and_exporter_return_after_a_failure"),
     (
-        "sudo ./install.sh --name mysqld --exporter-addr 127.0.0.1:9104 --pgw-addr push.example:9091",
+        "sudo sh install.sh --name mysqld --exporter-addr 127.0.0.1:9104 --pgw-addr push.example:9091",
         NO_MYSQL,
     ),
     ("journalctl -t pgw-forwarder-mysqld", LOG),
     (
-        "sudo ./install.sh --pgw-addr push.example:9091 --socket",
+        "sudo sh install.sh --pgw-addr push.example:9091 --socket",
         "node_exporters::socket_is_open_to_no_other_user",
     ),
+    ("deploy/release.sh --help", "it only shows text"),
     (
-        "cargo rustc --release --locked -- -C target-feature=+crt-static",
-        "tests/run.sh builds the program of name_resolution::static_program_pushes_by_host_name_and_loads_no_library_of_the_system so",
+        "sudo PGW_FORWARDER_MIRROR=https://mirror.example/pgw-forwarder sh install.sh --pgw-addr push.example:9091",
+        "download::lone_script_joins_by_its_download_and_changes_nothing_without_it",
     ),
-    ("mkdir -p bundle/deploy", "page_commands::bundle_has_all_that_install_sh_needs"),
     (
-        "cp -r target/release/pgw-forwarder install.sh crontab.example bundle",
-        "page_commands::bundle_has_all_that_install_sh_needs",
+        "sudo https_proxy=http://proxy.example:3128 sh install.sh --pgw-addr push.example:9091",
+        "the tests of download have no proxy: curl, wget and apt-helper have their own",
     ),
-    ("cp -r deploy/node bundle/deploy", "page_commands::bundle_has_all_that_install_sh_needs"),
+    (
+        "tar -xzf pgw-forwarder-0.1.0-x86_64-unknown-linux-gnu.tar.gz",
+        "release::bundle_has_a_static_program_and_all_that_install_sh_needs",
+    ),
+    (
+        "sudo pgw-forwarder-0.1.0-x86_64-unknown-linux-gnu/install.sh --pgw-addr push.example:9091",
+        "node_installation::node_joins_with_one_command_and_leaves_no_trace",
+    ),
+    (
+        "sudo apt install ./pgw-forwarder_0.1.0-1_amd64.deb",
+        "packages::package_starts_nothing_and_its_removal_takes_the_node_out",
+    ),
+    (
+        "sudo /usr/share/pgw-forwarder/install.sh --pgw-addr push.example:9091",
+        "packages::package_starts_nothing_and_its_removal_takes_the_node_out",
+    ),
+    (
+        "ansible-playbook --inventory HOSTS deploy/ansible/nodes.yml",
+        "ansible::playbook_joins_a_node_and_changes_nothing_the_second_time",
+    ),
     ("cargo build --release --locked", "tests/run.sh runs it before the tests"),
     (
         "sudo install target/release/pgw-forwarder /usr/local/bin/",
@@ -143,12 +171,12 @@ const COMMANDS: &[(&str, &str)] = &[
         "compose::one_step_secures_the_gateway",
     ),
     (
-        "sudo ./install.sh --pgw-addr https://push.example:9091 --pgw-cacert ca.crt --pgw-user node --pgw-password-file node.password",
+        "sudo sh install.sh --pgw-addr https://push.example:9091 --pgw-cacert ca.crt --pgw-user node --pgw-password-file node.password",
         "node_settings::only_the_user_of_cron_can_read_credentials",
     ),
     ("deploy/secure.sh --add-user node2", "compose::users_change_without_a_restart"),
     (
-        "sudo ./install.sh --pgw-addr https://push.example:9091 --pgw-cacert ca.crt --pgw-user node2 --pgw-password-file node2.password",
+        "sudo sh install.sh --pgw-addr https://push.example:9091 --pgw-cacert ca.crt --pgw-user node2 --pgw-password-file node2.password",
         "node_settings::only_the_user_of_cron_can_read_credentials",
     ),
     ("deploy/secure.sh --remove-user node", "compose::users_change_without_a_restart"),
@@ -186,7 +214,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("tests/fleet.sh 1000 --splay 50 --unchecked", FLEET),
     ("tests/fleet.sh 2000 --splay 50 --target victoriametrics", FLEET),
     (
-        "sudo ./install.sh --pgw-addr push.example:9091 --exporter-metric 'metrics?collect[]=cpu&collect[]=diskstats&collect[]=filesystem&collect[]=loadavg&collect[]=meminfo&collect[]=netdev&collect[]=time&collect[]=uname'",
+        "sudo sh install.sh --pgw-addr push.example:9091 --exporter-metric 'metrics?collect[]=cpu&collect[]=diskstats&collect[]=filesystem&collect[]=loadavg&collect[]=meminfo&collect[]=netdev&collect[]=time&collect[]=uname'",
         "node_settings::settings_change_by_a_rerun_and_the_key_by_leaving_first",
     ),
     (
@@ -194,7 +222,7 @@ const COMMANDS: &[(&str, &str)] = &[
         "unchecked_gateway::bad_group_is_refused_by_the_check_and_breaks_all_metrics_without_it",
     ),
     (
-        "sudo ./install.sh --pgw-addr push-a.example:9091,push-b.example:9091",
+        "sudo sh install.sh --pgw-addr push-a.example:9091,push-b.example:9091",
         "node_settings::settings_change_by_a_rerun_and_the_key_by_leaving_first",
     ),
     (
@@ -202,7 +230,7 @@ const COMMANDS: &[(&str, &str)] = &[
         "page_commands::commands_for_victoria_metrics_push_query_and_delete",
     ),
     (
-        "sudo ./install.sh --pgw-addr http://vm.example:8428/api/v1/import/prometheus",
+        "sudo sh install.sh --pgw-addr http://vm.example:8428/api/v1/import/prometheus",
         "page_commands::commands_for_victoria_metrics_push_query_and_delete uses the URL, and not install.sh",
     ),
     (
@@ -210,7 +238,7 @@ const COMMANDS: &[(&str, &str)] = &[
         "page_commands::commands_for_victoria_metrics_push_query_and_delete",
     ),
     (
-        "sudo ./install.sh --pgw-addr http://vminsert.example:8480/insert/0/prometheus/api/v1/import/prometheus",
+        "sudo sh install.sh --pgw-addr http://vminsert.example:8480/insert/0/prometheus/api/v1/import/prometheus",
         NO_CLUSTER,
     ),
     (
@@ -222,7 +250,7 @@ const COMMANDS: &[(&str, &str)] = &[
         "page_commands::commands_for_remote_write_start_their_programs",
     ),
     (
-        "sudo ./install.sh --pgw-addr http://vmagent.example:8429/api/v1/import/prometheus",
+        "sudo sh install.sh --pgw-addr http://vmagent.example:8429/api/v1/import/prometheus",
         "page_commands::commands_for_remote_write_start_their_programs uses the URL, and not install.sh",
     ),
     (

@@ -1,17 +1,16 @@
 //! Commands of the pages for users that no other test runs, from the text of the page.
 
-use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
 
 use crate::booted_machine::{Suite, on_each_suite};
-use crate::docs::{block, command, command_lines, page, parts};
+use crate::docs::{command, command_lines, page, parts};
 use crate::fake::{Fake, exposition};
 use crate::host::{Complete, fetched_program, has_victoria_metrics, unused_address, wait_for};
 use crate::node::Node;
-use crate::run::{FORWARDER, Run, copy_program};
+use crate::run::{FORWARDER, Run};
 use crate::servers::{Server, families, get, replace};
 use crate::victoria_metrics::{SINGLE, stored};
 
@@ -113,32 +112,6 @@ fn commands_for_nodes_that_are_gone_remove_them() {
     assert!(gateway.groups().is_empty());
 }
 
-#[test]
-fn bundle_has_all_that_install_sh_needs() {
-    let directory = tempfile::tempdir().unwrap();
-    let checkout = directory.path();
-    fs::create_dir_all(checkout.join("target/release")).unwrap();
-    copy_program(&checkout.join("target/release"));
-    let copy = format!("cp -r install.sh crontab.example deploy {}", checkout.display());
-    succeed(&copy);
-    let block = block("docs/install.md", "cargo rustc");
-    for line in &block[1..] {
-        succeed(&format!("cd {} && {line}", checkout.display()));
-    }
-    // A dry run reads every file of the bundle but the program.
-    let bundle = checkout.join("bundle");
-    for file in ["pgw-forwarder", "crontab.example", "deploy/node/exporter.socket"] {
-        assert!(bundle.join(file).is_file(), "{file}");
-    }
-    let script = page("install.sh");
-    let named = script.split(|c: char| c.is_whitespace() || "()\"'".contains(c));
-    for file in named.filter(|word| word.starts_with("deploy/node/")) {
-        assert!(bundle.join(file).is_file(), "{file}");
-    }
-    let help = succeed(&format!("{}/install.sh --help", bundle.display()));
-    assert!(help.starts_with("Usage: "), "{help}");
-}
-
 /// Starts the server of a command of docs/scaling.md, with these replacements and further arguments.
 fn start(program: &Path, line: &str, replacements: &[(&str, &str)], more: &[&str]) -> Server {
     let line =
@@ -163,7 +136,7 @@ fn commands_for_victoria_metrics_push_query_and_delete() {
         &["-httpListenAddr=ADDR", "-search.latencyOffset=0s"],
     );
     let exporter = Server::node_exporter();
-    let install = scaling("sudo ./install.sh --pgw-addr http://vm.example:8428");
+    let install = scaling("sudo sh install.sh --pgw-addr http://vm.example:8428");
     let gateway = install.rsplit(' ').next().unwrap().replace("vm.example:8428", &victoria.addr);
     assert!(gateway.ends_with(SINGLE));
     Run::new(&exporter.addr, &gateway).instance("n1").end().succeeded();
@@ -203,7 +176,7 @@ fn commands_for_remote_write_start_their_programs() {
         ],
         &[],
     );
-    let install = scaling("sudo ./install.sh --pgw-addr http://vmagent.example:8429");
+    let install = scaling("sudo sh install.sh --pgw-addr http://vmagent.example:8429");
     let gateway = install.rsplit(' ').next().unwrap().replace("vmagent.example:8429", &agent.addr);
     let exporter = Server::node_exporter();
     Run::new(&exporter.addr, &gateway).instance("n1").end().succeeded();

@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::docs::page;
+use crate::docs::{command, page};
 use crate::host::{Complete, MAX_LONG_WAIT, program, require};
 
 /// The directory of the release that `tests/run.sh` makes.
@@ -205,13 +205,19 @@ fn release_made_in_another_directory_has_the_same_bytes() {
     symlink(home.join("registry"), cargo.join("registry")).unwrap();
     symlink(Path::new(source).join("target/tools"), copy.join("target/tools")).unwrap();
     let time = output("git", &["log", "-1", "--format=%ct"]);
-    let mut release = Command::new(copy.join("deploy/release.sh"));
+    // The README's command. Its address goes into install.sh only.
+    let line = command("README.md", "RELEASE_URL=");
+    let (url, script) = line.strip_prefix("RELEASE_URL=").unwrap().split_once(' ').unwrap();
+    let mut release = Command::new(copy.join(script));
     release
+        .env("RELEASE_URL", url)
         .env("CARGO_HOME", &cargo)
         .env("SOURCE_DATE_EPOCH", time.trim_end())
         .env_remove("CARGO_TARGET_DIR");
     let ended = release.complete_within(MAX_LONG_WAIT);
     assert!(ended.status.success(), "{ended:?}");
+    let released = fs::read_to_string(copy.join("dist/install.sh")).unwrap();
+    assert!(released.contains(&format!("\nrelease_url='{url}'\n")), "{url}");
     for file in fs::read_dir(copy.join("dist")).unwrap() {
         let file = file.unwrap().path();
         let name = file.file_name().unwrap();
