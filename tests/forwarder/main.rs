@@ -1,5 +1,6 @@
 //! What a user relies on, against the real programs. `tests/run.sh` installs them and runs this.
 
+mod aarch64;
 mod alerts_and_fleet_page;
 mod ansible;
 mod booted_machine;

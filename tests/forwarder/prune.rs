@@ -22,7 +22,7 @@ const BUILD_INFO: &str = "pushgateway_build_info{version=\"1\"} 1\n";
 /// A deletion that takes this long makes the next one wait for another reading of the metrics.
 const SLOW: Duration = Duration::from_millis(5100);
 
-fn prune(gateway: &str) -> Run {
+pub fn prune(gateway: &str) -> Run {
     // The monitoring host has no exporter.
     Run::new("127.0.0.1:1", gateway).args(&["--prune", STALE])
 }
@@ -51,7 +51,7 @@ fn wait_until_stale(gateway: &Server, groups: usize) -> String {
 }
 
 /// A Pushgateway with a stale group in each of the jobs a, b and c.
-fn three_stale_groups() -> Server {
+pub fn three_stale_groups() -> Server {
     let gateway = Server::pushgateway(&[]);
     for job in ["a", "b", "c"] {
         push(&gateway.addr, job, "n", "");
@@ -93,7 +93,7 @@ fn wait_for_keys(gateway: &Server, expected: &BTreeSet<Key>) {
 
 /// The same by the jobs alone.
 #[track_caller]
-fn wait_for_jobs(gateway: &Server, expected: &[&str]) {
+pub fn wait_for_jobs(gateway: &Server, expected: &[&str]) {
     wait_for(&format!("the jobs {expected:?}"), || {
         let keys = keys(gateway);
         let jobs: BTreeSet<_> = keys.iter().map(|key| &*key["job"]).collect();

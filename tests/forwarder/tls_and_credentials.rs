@@ -108,7 +108,7 @@ impl Files {
     }
 
     /// A Pushgateway with the web configuration `name`, and its address.
-    fn gateway(&self, name: &str) -> (Server, String) {
+    pub fn gateway(&self, name: &str) -> (Server, String) {
         let server = Server::secured_pushgateway("127.0.0.1", &self.file(name));
         let scheme = match name {
             "plain-login.yml" => "http",
@@ -120,7 +120,7 @@ impl Files {
 }
 
 /// A run as the instance "n" with these variables. Variables of files have names of `files` as values.
-fn run(files: &Files, exporter: &str, gateway: &str, variables: &[(&str, &str)]) -> Run {
+pub fn run(files: &Files, exporter: &str, gateway: &str, variables: &[(&str, &str)]) -> Run {
     let mut run = Run::new(exporter, gateway).instance("n");
     for (name, value) in variables {
         let is_file = ["_FILE", "_CACERT", "_CERT", "_KEY"].iter().any(|end| name.ends_with(end));

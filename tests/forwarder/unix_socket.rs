@@ -21,14 +21,14 @@ use crate::run::{Ended, Run, copy_program};
 use crate::servers::Server;
 
 /// A node_exporter that exposes `t.prom` of its directory. The first connection to its socket starts it.
-struct ActivatedExporter {
-    addr: String,
+pub struct ActivatedExporter {
+    pub addr: String,
     process: Child,
-    directory: TempDir,
+    pub directory: TempDir,
 }
 
 impl ActivatedExporter {
-    fn start() -> ActivatedExporter {
+    pub fn start() -> ActivatedExporter {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         fs::write(path("t.prom"), "# TYPE t gauge\nt{x=\"ü\"} 21.5\n").unwrap();
@@ -64,7 +64,7 @@ impl Drop for ActivatedExporter {
 }
 
 /// The samples of a group, without those that differ from scrape to scrape.
-fn samples(group: &Value) -> Vec<(String, String)> {
+pub fn samples(group: &Value) -> Vec<(String, String)> {
     let families = group.as_object().unwrap().iter();
     let families =
         families.filter(|(name, _)| !name.contains("_time") && !name.contains("duration"));

@@ -1,0 +1,105 @@
+//! The static program for aarch64, under an emulator of that processor, against the real servers.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::compression::COMPRESSIONS;
+use crate::host::{fetched_program, find_program, program, unused_address};
+use crate::prune;
+use crate::run::Run;
+use crate::servers::{Server, families};
+use crate::tls_and_credentials::{self, Files};
+use crate::unix_socket::{ActivatedExporter, samples};
+
+/// The program, if the distribution had a toolchain for it. Not even CI can demand that.
+fn built_program() -> Option<PathBuf> {
+    let file = fetched_program("aarch64/pgw-forwarder");
+    if !file.is_file() || find_program(&["qemu-aarch64-static"]).is_none() {
+        eprintln!("skipped: tests/cross-build.sh builds for aarch64, and qemu-user-static runs it");
+        return None;
+    }
+    Some(file)
+}
+
+/// The same run of this program, emulated.
+fn emulated(run: Run, file: &Path) -> Run {
+    let emulator = program(&["qemu-aarch64-static"]);
+    // The program for this machine is the shell's $0, and is not run.
+    let line = format!("exec '{}' '{}' \"$@\"", emulator.display(), file.display());
+    run.by(&["/bin/sh", "-c", &line])
+}
+
+#[test]
+fn aarch64_program_is_the_same_version_and_static() {
+    let Some(file) = built_program() else { return };
+    // The number of the processor in the header of an ELF file.
+    assert_eq!(fs::read(&file).unwrap()[18..20], 183_u16.to_le_bytes());
+    let version = || Run::new("", "").arg("--version");
+    let ended = emulated(version(), &file).end();
+    ended.succeeded();
+    assert_eq!(ended.stdout, version().end().stdout);
+}
+
+#[test]
+fn aarch64_program_stores_what_the_native_one_stores() {
+    let Some(file) = built_program() else { return };
+    let (socket, whole) = (ActivatedExporter::start(), Server::node_exporter());
+    let tcp = Server::textfile_exporter(socket.directory.path());
+    let gateway = Server::pushgateway(&[]);
+    for compression in COMPRESSIONS {
+        let push = |exporter: &str, instance: &str| {
+            let run = Run::new(exporter, &gateway.addr).env("PGW_COMPRESSION", compression);
+            run.instance(instance)
+        };
+        for (kind, exporter) in [("tcp", &tcp.addr), ("unix", &socket.addr), ("whole", &whole.addr)]
+        {
+            let [native, foreign] =
+                ["native", "aarch64"].map(|p| format!("{p} {kind} {compression}"));
+            push(exporter, &native).end().succeeded();
+            emulated(push(exporter, &foreign), &file).end().succeeded();
+            let [native, foreign] = [native, foreign].map(|name| gateway.group(&name).unwrap());
+            assert_eq!(families(&foreign), families(&native), "{kind} {compression}");
+            // The values of a whole node_exporter change meanwhile.
+            if kind != "whole" {
+                assert_eq!(samples(&foreign), samples(&native), "{kind} {compression}");
+            }
+        }
+    }
+}
+
+#[test]
+fn aarch64_program_pushes_over_tls_with_a_password_and_a_host_name() {
+    let Some(file) = built_program() else { return };
+    let (files, exporter) = (Files::new(), Server::node_exporter());
+    let (_gateway, address) = files.gateway("login.yml");
+    let address = address.replace("127.0.0.1", "localhost");
+    let push = |variables: &[(&str, &str)]| {
+        let run = tls_and_credentials::run(&files, &exporter.addr, &address, variables);
+        emulated(run, &file)
+    };
+    let login = [("PGW_USER", "node"), ("PGW_PASSWORD_FILE", "password")];
+    push(&[&login[..], &[("PGW_CACERT", "ca.crt")]].concat()).end().succeeded();
+    push(&login).end().failed(6, &[&address, "PGW_CACERT"]);
+    push(&[("PGW_CACERT", "ca.crt")]).end().failed(7, &["401"]);
+}
+
+#[test]
+fn aarch64_program_deletes_its_group_and_prunes_stale_ones() {
+    let Some(file) = built_program() else { return };
+    let gateway = prune::three_stale_groups();
+    let exporter = Server::node_exporter();
+    let run = || Run::new(&exporter.addr, &gateway.addr).instance("n");
+    run().end().succeeded();
+    emulated(prune::prune(&gateway.addr), &file).end().succeeded();
+    prune::wait_for_jobs(&gateway, &["node"]);
+    emulated(run().arg("--delete"), &file).end().succeeded();
+    prune::wait_for_jobs(&gateway, &[]);
+}
+
+#[test]
+fn aarch64_program_reports_an_exporter_that_is_down() {
+    let Some(file) = built_program() else { return };
+    let exporter = unused_address();
+    let run = emulated(Run::new(&exporter, &unused_address()), &file);
+    run.end().failed(4, &[&exporter, "down"]);
+}
