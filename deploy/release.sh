@@ -9,17 +9,16 @@ only_verbs=yes
 usage() {
     cat <<'USAGE'
 Usage: deploy/release.sh [TARGET [PROGRAM]]
-       deploy/release.sh --build TARGET
        deploy/release.sh --sums
 
 Makes a bundle, a .deb and a .rpm with a static pgw-forwarder in dist, and then what --sums makes. The same
 commit and toolchain make the same bytes.
 
 TARGET is a target of Rust, by default that of this machine. Another one needs its linker, which cargo must
-know: CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER. Tested: x86_64-unknown-linux-gnu, aarch64-unknown-linux-gnu.
+know: CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER. Tested: x86_64-unknown-linux-gnu, and, with the program
+that tests/cross-build.sh builds, aarch64-unknown-linux-gnu.
 
   PROGRAM          package this static program instead of building one
-  --build TARGET   only build the program, and print its path
   --sums           only make SHA256SUMS, and the install.sh that has the sums of all bundles in dist. It
                    downloads them from the URL in the variable RELEASE_URL, whose last part is the tag
 USAGE
@@ -32,7 +31,6 @@ main() {
     esac
     case ${1-} in
         -h | --help) usage ;;
-        --build) build "$2" ;;
         --sums) make_sums ;;
         '') release "$(rustc -vV | sed -n 's/^host: //p')" ;;
         *) release "$@" ;;
@@ -46,7 +44,8 @@ staging=dist/staging
 
 release() {
     target=$1
-    program=${2:-$(build "$target")}
+    program=${2:-$target_directory/$target/release/pgw-forwarder}
+    [ $# = 2 ] || build
     bundle=pgw-forwarder-$version-$target
     # All files have the time of the commit. The tools read this variable, too.
     export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}"
@@ -73,8 +72,7 @@ release() {
 # The program is static, so that it runs on every distribution. Paths of this machine are left out.
 build() {
     RUSTFLAGS="--remap-path-prefix=$PWD=. --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo ${RUSTFLAGS-}" \
-        cargo rustc --quiet --release --locked --target "$1" -- -C target-feature=+crt-static
-    echo "$target_directory/$1/release/pgw-forwarder"
+        cargo rustc --quiet --release --locked --target "$target" -- -C target-feature=+crt-static
 }
 
 # The static program contains other people's work. Where a licence may be chosen, MIT is.

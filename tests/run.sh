@@ -28,6 +28,8 @@ cargo clippy --locked --all-targets -- --deny warnings
 # The demo's, built here so that its test does not wait for it.
 cargo build --locked --release
 deploy/release.sh
+foreign=$target/aarch64/pgw-forwarder
+[ ! -x "$foreign" ] || deploy/release.sh aarch64-unknown-linux-gnu "$foreign"
 # As crates.io would get it.
 cargo package --locked --allow-dirty
 # Most tests wait for servers, and the booted machines for cron. So more of them run at a time than cores.

@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::compression::COMPRESSIONS;
-use crate::host::{fetched_program, find_program, program, unused_address};
+use crate::host::{Complete, fetched_program, find_program, program, run_command, unused_address};
 use crate::prune;
 use crate::run::Run;
 use crate::servers::{Server, families};
@@ -27,6 +28,24 @@ fn emulated(run: Run, file: &Path) -> Run {
     // The program for this machine is the shell's $0, and is not run.
     let line = format!("exec '{}' '{}' \"$@\"", emulator.display(), file.display());
     run.by(&["/bin/sh", "-c", &line])
+}
+
+#[test]
+fn aarch64_program_is_released_for_its_processor() {
+    let Some(file) = built_program() else { return };
+    let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist").display().to_string();
+    let version = env!("CARGO_PKG_VERSION");
+    let bundle = format!("pgw-forwarder-{version}-aarch64-unknown-linux-gnu");
+    let packed = Command::new("tar")
+        .args(["-xzOf", &format!("{dist}/{bundle}.tar.gz"), &format!("{bundle}/pgw-forwarder")])
+        .complete();
+    assert!(packed.stdout == fs::read(file).unwrap(), "tests/run.sh packages it");
+    let deb = format!("{dist}/pgw-forwarder_{version}-1_arm64.deb");
+    assert_eq!(run_command(&format!("dpkg-deb --field {deb} Architecture")), "arm64\n");
+    let rpm = format!("{dist}/pgw-forwarder-{version}-1.aarch64.rpm");
+    assert_eq!(run_command(&format!("rpm -qp --queryformat %{{ARCH}} {rpm}")), "aarch64");
+    let script = fs::read_to_string(format!("{dist}/install.sh")).unwrap();
+    assert!(script.contains("\naarch64-unknown-linux-gnu "), "{script}");
 }
 
 #[test]
