@@ -163,7 +163,7 @@ fn every_variable_of_the_cron_file_and_no_other_reaches_the_run() {
     let lines = "# a comment=1\nPGW_ADDR=push.example\nhttp_proxy=http://proxy.example:3128\n";
     fs::write(&file, format!("{lines}*/1 * * * * root true 2>&1 | logger -t x\n")).unwrap();
     let output = verbs(&["/bin/sh"], "settings=$1; with_settings env", &[file.to_str().unwrap()]);
-    let mut variables: Vec<_> = str::from_utf8(&output.stdout).unwrap().lines().collect();
+    let mut variables: Vec<_> = std::str::from_utf8(&output.stdout).unwrap().lines().collect();
     variables.sort_unstable();
     let proxy = "http_proxy=http://proxy.example:3128";
     assert_eq!(variables, ["PATH=/usr/bin:/bin", "PGW_ADDR=push.example", proxy], "{output:?}");
