@@ -34,11 +34,7 @@ make_all() {
             *) names=$names,IP:$name ;;
         esac
     done
-    has openssl || err "openssl is missing. Install version 3"
-    has htpasswd || err "htpasswd is missing. Debian has it in the package apache2-utils"
-    mkdir -p secured
-    chmod 700 secured
-    cd secured
+    enter_directory
     # If compose was started first, Docker made an empty directory for each missing file.
     rmdir ./*.* 2>/dev/null || :
 
@@ -65,11 +61,22 @@ CONFIG
     fi
     say "done. Start the gateway, or restart it with the new certificate:
 docker compose -f deploy/compose.yaml -f deploy/compose.secured.yaml up -d --force-recreate
-The nodes need deploy/secured/ca.crt, the user node, and deploy/secured/node.password."
+Each node needs deploy/secured/ca.crt, a user, and its password: deploy/secured/USER.password."
 }
 
-# certificate NAME ARG...: makes NAME.key and NAME.crt. The renames leave the files alone that a running
-# container has mounted.
+# Only its owner can enter the directory, and one run at a time.
+enter_directory() {
+    has openssl || err "openssl is missing. Install version 3"
+    has htpasswd || err "htpasswd is missing. Debian has it in the package apache2-utils"
+    mkdir -p secured
+    chmod 700 secured
+    cd secured
+    exec 9>lock
+    flock 9
+}
+
+# certificate NAME ARG...: makes NAME.key and NAME.crt. By the renames, a running container keeps the old files until
+# it is restarted.
 certificate() {
     name=$1
     shift
@@ -87,23 +94,27 @@ change_users() {
         remove_user:prometheus) wrong "Prometheus needs the user prometheus" ;;
     esac
     [ -f secured/web.yml ] || err "deploy/secured has no users yet. Run deploy/secure.sh NAME first"
-    cd secured
+    enter_directory
+    [ "$1" = add_user ] || grep -q "^  $2: " web.yml || wrong "there is no user $2"
     sed "/^  $2: /d" web.yml >users
     "$1" "$2"
     write_users
+    say "done. The gateway accepts: $(sed -n 's/^  \(.*\): [$].*/\1/p' web.yml | paste -s -d ' ')"
 }
 
 add_user() {
-    openssl rand -hex 24 >"$1.password"
-    login=$(htpasswd -niB "$1" <"$1.password") || err "htpasswd failed"
+    openssl rand -hex 24 >new.password
+    login=$(htpasswd -niB "$1" <new.password) || err "htpasswd failed"
     printf '  %s: %s\n' "$1" "${login#*:}" >>users
+    cat new.password >"$1.password"
+    rm new.password
 }
 
 remove_user() {
     rm -f "$1.password"
 }
 
-# A running container has mounted the file itself, and would not see another one under its name.
+# A running container has mounted the files themselves, and would not see others under their names.
 write_users() {
     cat users >web.yml
     rm users
@@ -111,12 +122,12 @@ write_users() {
     chmod 644 web.yml prometheus.password
 }
 
-# Only its owner can enter the directory.
 umask 077
 case ${1-} in
     -h | --help) usage ;;
     '') wrong "NAME is missing. Give the names and addresses of the gateway that nodes use" ;;
     --add-user) change_users add_user "${2-}" ;;
     --remove-user) change_users remove_user "${2-}" ;;
+    -*) wrong "$1 is not an option" ;;
     *) make_all "$@" ;;
 esac
