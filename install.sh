@@ -6,6 +6,7 @@ set -eu
 main() {
     # A plain "su" leaves out the directories of an administrator's tools.
     PATH=$PATH:/usr/sbin:/sbin
+    umask 022
     read_options "$@"
     cd "$(dirname "$0")"
     case $action in
@@ -72,7 +73,7 @@ read_options() {
         PGW_METHOD PGW_REPORT_FAILURES PROXY; do
         export "$variable="
     done
-    # A rerun keeps these.
+    # A rerun keeps the arguments of --exporter-args.
     EXPORTER_ARGS=$(sed -n "s/^ExecStart=.*$last_argument *//p" "$unit" 2>/dev/null) || :
     export FORWARDER_SPLAY=30 EVERY=1 USER_NAME="$default_user"
     while [ $# -gt 0 ]; do
@@ -91,7 +92,7 @@ read_options() {
             --extra:*--pgw-addr* | --extra:*--pgw-job* | --extra:*--pgw-instance* | --extra:*--pgw-label*)
                 wrong "--extra: use install.sh's own option for the gateway or a label" ;;
             --exporter-args:* | --extra:?*) ;;
-            # cron takes such ends away.
+            # cron strips blanks and quotes there.
             "$option:" | "$option":[[:blank:]\"\']* | *[[:blank:]\"\'])
                 wrong "$option: the value is empty, or a blank or quote is at an end" ;;
             --pgw-addr:*@* | --exporter-addr:*@*) wrong "$option: every user can read a password in an argument. Use --pgw-user" ;;
@@ -228,11 +229,13 @@ run_once() {
     prepare
     [ -f "$cron_file" ] || err "$cron_file does not exist. Install it first, see --help"
     settings=$cron_file
-    as_cron -v ${DRY_RUN:+--dry-run}
+    as_cron_when_free -v ${DRY_RUN:+--dry-run}
+    exit "$status"
 }
 
 list() {
     prepare
+    [ -n "$(entries)" ] || say "this machine pushes nothing"
     for entry in $(entries); do
         failure=$(journalctl --quiet --reverse --output=short-iso --identifier="$entry" |
             sed -n 's/^\([^ ]*\) .*(\(exit status [0-9]\))$/last failure \1, \2/p' | head -n 1)
@@ -243,7 +246,6 @@ list() {
     done
 }
 
-# The names of the cron files that this script has written.
 entries() {
     for file in $(made_of file | grep "^/etc/cron.d/"); do
         [ ! -f "$file" ] || echo "${file##*/}"
@@ -272,15 +274,16 @@ check_options() {
         yes* | 127.*:[1-9]* | localhost:[1-9]* | '[::1]':[1-9]*) ;;
         *) wrong "--exporter-addr: node_exporter must listen for this machine only. Give 127.0.0.1:port" ;;
     esac
+    ! is_ours "$access" || [ ! -e "$access" ] || [ -n "$PGW_CACERT$PGW_PASSWORD_FILE$PGW_TOKEN_FILE$PGW_CERT" ] ||
+        wrong "this node has credentials in $access. Name those files again, or uninstall first"
     # cron starts over with each hour. A run takes at most 22 s, the sum of its time limits, and the splay.
     most=$(((60 % EVERY == 0 ? EVERY : 60 % EVERY) * 60 - 27))
     [ "$FORWARDER_SPLAY" -le "$most" ] 2>/dev/null || wrong "--splay: give at most $most seconds, so that a run \
 ends before the next one starts"
 }
 
-# The package has the program installed. The install.sh of a release downloads the bundle, and trusts no file beside
-# it, since it may lie in /tmp. A bundle has the program beside its install.sh. A checkout builds it, as the user whose
-# login shell finds cargo.
+# In this order: a package, a download, a bundle, a clone, which the user who called sudo builds. The install.sh of a
+# release trusts no file beside it, since it may lie in /tmp.
 find_program() {
     [ "$PWD" != /usr/share/pgw-forwarder ] || { program=/usr/bin/pgw-forwarder binary=$program && return; }
     [ -z "$sums" ] || download_bundle
@@ -302,23 +305,22 @@ only for$(echo "$sums" | sed -n 's/\(.*\) .*/ \1/p' | tr -d '\n'). Build it in a
     url=${PGW_FORWARDER_MIRROR:-$release_url}/$bundle.tar.gz file=$temporary/$bundle.tar.gz
     case $url in
         *@*) err "PGW_FORWARDER_MIRROR: use a URL without a password. Nothing was changed" ;;
-        https://*) http_proxy_of_wget=http://redirected-to-http.invalid ;;
-        http://127.0.0.1:[0-9]* | http://\[::1\]:[0-9]*) http_proxy_of_wget= ;;
-        *) err "PGW_FORWARDER_MIRROR: give the https:// URL of a directory with $bundle.tar.gz. Nothing was changed" ;;
+        https://* | http://127.0.0.1:[0-9]*) ;;
+        *) err "no https:// address of $bundle.tar.gz. Set PGW_FORWARDER_MIRROR. Nothing was changed" ;;
     esac
     say "download $url"
     if has curl; then
         set -- curl --fail --silent --show-error --globoff --location --proto-redir =https --output "$file" "$url"
     elif has wget; then
-        # It has no option against a redirect to http. A proxy that does not exist stops it.
-        set -- wget --no-verbose --tries=1 -e "http_proxy=$http_proxy_of_wget" --output-document="$file" "$url"
+        # wget cannot refuse a redirect to http. So http gets a proxy that does not exist.
+        set -- wget -nv -t 1 -e http_proxy=http://none.invalid -e "no_proxy=${no_proxy-},127.0.0.1" -O "$file" "$url"
     else
-        # Its own user could not write the file.
+        # apt's user _apt could not write the file.
         set -- /usr/lib/apt/apt-helper -qq -o APT::Sandbox::User=root download-file "$url" "$file"
     fi
     error=$(timeout --foreground 300 "$@" 2>&1) || err "cannot download $url: \
 $(printf '%s\n' "${error:-the connection ended, or 300 s were over}" | sed 's/\.$//' | paste -s -d ' '). \
-Check the network and the proxy, and that curl and ca-certificates are installed. Nothing was changed"
+Check the address, the network and the proxy, and that curl and ca-certificates are installed. Nothing was changed"
     echo "${line#* }  $file" | sha256sum --check --status ||
         err "$url is not the bundle of this release: its SHA-256 sum is wrong. Nothing was changed"
     tar -xzf "$file" --no-same-owner -C "$temporary"
@@ -355,12 +357,13 @@ refuse_what_is_not_ours() {
 
 # Lets the program itself judge its settings.
 judge_settings() {
-    [ -x "$binary" ] || return 0 # A dry run does not build.
+    [ -f "$binary" ] || return 0 # A dry run does not build.
     status=0
     error=$(with_settings sh -c "\"\$0\" --dry-run $EXTRA" "$binary" 2>&1 >/dev/null) || status=$?
     error=${error#pgw-forwarder: error: } error=${error%. (exit status 2)}
     case $status:$NO_EXPORTER$SOCKET:$error in
         2:*) wrong "${error%%. See --help*}" ;;
+        126:*) err "cannot execute $binary. Check its mode, and whether its file system is noexec. Nothing was changed" ;;
         4::*refused*) ;;
         [045]::*) grep -qsz "^--web.listen-address=.*:${EXPORTER_ADDR##*:}$" \
             "/proc/$(systemctl show --value --property=MainPID exporter.service)/cmdline" ||
@@ -377,7 +380,7 @@ refuse_another_key() {
             "$entry:$new") ;;
             *:"$new") wrong "$other pushes to the same group. Give another --pgw-job" ;;
             "$entry":*) wrong "this machine already pushes as$old, and not as$new. Run this first: install.sh \
---uninstall${NAME:+ --name $NAME}. If the former gateway is gone, add --keep-metrics" ;;
+--uninstall${NAME:+ --name $NAME}. If the former gateway is gone, or was a mistake, add --keep-metrics" ;;
         esac
         [ "$other" = "$entry" ] || grep -q "^[^#].* $USER_NAME /[^ ]*/pgw-forwarder" "/etc/cron.d/$other" ||
             wrong "--user: all entries share a directory for their lock files. Give the user of $other"
@@ -386,9 +389,7 @@ refuse_another_key() {
 
 # Where the pushes of the cron file $1 go.
 key() {
-    for variable in PGW_ADDR PGW_JOB PGW_INSTANCE PGW_LABELS; do
-        printf ' %s=%s' "$variable" "$(value_of "$variable" "$1")"
-    done
+    sed -n 's/^PGW_\(ADDR\|JOB\|INSTANCE\|LABELS\)=/ &/p' "$1" | tr -d '\n'
 }
 
 # The value of $1 in the cron file $2.
@@ -478,7 +479,7 @@ add_program() {
     step "install $program" install_file 755 "$binary" "$program"
 }
 
-# install_file MODE FROM TO: in one move. cron might miss it after a change beside it in the same second.
+# install_file MODE FROM TO: in one move, from outside the directory that cron watches.
 install_file() {
     install -D -m "$1" "$2" "$(new_of "$3")"
     mv "$(new_of "$3")" "$3"
@@ -510,8 +511,6 @@ add_credentials() {
         remember_file "$access"
         [ -z "$(diff -r "$copies" "$access" 2>&1; find "$access"/* ! -user "$USER_NAME" -o ! -perm 400 2>&1)" ] ||
             step "write $access" write_access
-    elif [ -e "$access" ]; then
-        step "remove $access" rm -r "$access"
     fi
 }
 
@@ -551,7 +550,7 @@ put_entry() {
         [ "$status:$compression" = 7:gzip ] || break
         say "push without gzip"
     done
-    # cron notices a second change in the same second only if it did not see the first.
+    # Two changes in one second look like one to cron.
     [ "$status" != 0 ] || [ "$proven" = "$compression" ] || { proven=$compression && sleep 1; }
     put 600 "$cron_file" "$(make_crontab)"
 }
@@ -575,12 +574,13 @@ as_cron() {
 # as_cron_when_free ARG...: as_cron, when no run of cron holds the lock any more. Sets $status and $error.
 as_cron_when_free() {
     tries=120
-    while status=0 && error=$(as_cron "$@" 2>&1) || status=$?; [ "$status" = 3 ] && [ "$tries" -gt 0 ]; do
+    while status=0 && error=$(as_cron "$@" 2>&1 >&3) || status=$?; [ "$status" = 3 ] && [ "$tries" -gt 0 ]; do
+        [ "$tries" -lt 120 ] || say "wait for cron's own run"
         tries=$((tries - 1))
         sleep 1
     done
     [ -z "$error" ] || printf '%s\n' "$error" >&2
-}
+} 3>&1
 
 # with_settings COMMAND...: runs it with the variables of the cron file $settings, and no others.
 with_settings() {

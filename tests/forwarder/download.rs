@@ -176,8 +176,11 @@ fn failed_download_ends_with_one_line_and_unpacks_nothing() {
     let at = |path: &str| format!("https://{}/{path}", nginx.addr);
     for tool in tools() {
         let cannot = |mirror: &str, why: &[&str]| {
-            let parts =
-                [&["cannot download ", mirror, "Check the network and the proxy"], why].concat();
+            let parts = [
+                &["cannot download ", mirror, "Check the address, the network and the proxy"],
+                why,
+            ]
+            .concat();
             fails(&release, tool, mirror, &parts);
         };
         cannot(&at("none"), &["404"]);
@@ -214,7 +217,8 @@ fn mirror_is_refused_unless_it_has_https_or_a_loopback_address() {
         "mirror.example",
         "--output=/tmp/x",
     ] {
-        let parts = ["PGW_FORWARDER_MIRROR: give the https:// URL", "pgw-forwarder-", &target()];
+        let parts =
+            ["no https:// address of pgw-forwarder-", &target(), "Set PGW_FORWARDER_MIRROR"];
         fails(&release, "curl", mirror, &parts);
     }
     for mirror in ["https://user:geheim@mirror.example", "http://127.0.0.1:1@mirror.example"] {
@@ -299,7 +303,7 @@ fn lone_script_joins_by_its_download_and_changes_nothing_without_it(suite: Suite
     };
     refuses(&at("none"), &["cannot download https://", "404"]);
     refuses(&at("wrong"), &["SHA-256 sum is wrong"]);
-    refuses("http://mirror.example", &["PGW_FORWARDER_MIRROR: give the https://"]);
+    refuses("http://mirror.example", &["Set PGW_FORWARDER_MIRROR"]);
     machine.assert_state(&untouched, "after failed downloads");
 
     // The one command, by each program that downloads.
@@ -324,7 +328,7 @@ fn lone_script_joins_by_its_download_and_changes_nothing_without_it(suite: Suite
 
     // Without the network, the node stays as it is. The other commands download nothing.
     machine.link("down");
-    node.refuses("", 1, &["cannot download https://", "Check the network"]);
+    node.refuses("", 1, &["cannot download https://", "the network"]);
     machine.assert_state(&installed, "after a rerun without the network");
     drop(nginx);
     machine.link("up");

@@ -93,7 +93,13 @@ fn node_recovers_from_a_cut_link_and_a_hanging_gateway(suite: Suite) {
     let second = machine.succeed(&format!("cat {CRON_FILE}")).replace("=node\n", "=other\n");
     node.gateway.pause(true);
     node.wait_for_log(1, &["another run (PID ", ". (exit status 3)"]);
+    // A run by hand waits for that of cron.
+    machine.succeed("bundle/install.sh --run >by-hand 2>&1 &");
+    let by_hand = || machine.succeed("cat by-hand");
+    node.wait_for_cron("a run that waits", || by_hand().contains("==> wait for").then_some(()));
     node.gateway.pause(false);
+    node.wait_for_cron("its push", || by_hand().contains(" answered 200 OK").then_some(()));
+    assert!(!by_hand().contains("exit status"), "{}", by_hand());
     node.wait_for_push("node");
     fs::write(machine.file("/etc/cron.d/second"), second).unwrap();
     node.groups.set(2);
