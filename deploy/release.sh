@@ -11,26 +11,33 @@ usage() {
 Usage: deploy/release.sh [TARGET [PROGRAM]]
        deploy/release.sh --sums
 
-Makes a bundle, a .deb and a .rpm with a static pgw-forwarder in dist, and then what --sums makes. The same
-commit and toolchain make the same bytes.
+Makes a bundle, a .deb and a .rpm with a static pgw-forwarder in dist, and then SHA256SUMS and install.sh, as
+with --sums. The same commit and toolchain make the same bytes.
 
-TARGET is a target of Rust, by default that of this machine. Another one needs its linker, which cargo must
-know: CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER. Tested: x86_64-unknown-linux-gnu, and, with the program
-that tests/cross-build.sh builds, aarch64-unknown-linux-gnu.
+TARGET is a target of Rust, by default that of this machine. For another one, set the variable of its linker,
+as CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER. Tested: x86_64-unknown-linux-gnu, and, with the program that
+tests/cross-build.sh builds, aarch64-unknown-linux-gnu.
 
   PROGRAM          package this static program instead of building one
   --sums           only make SHA256SUMS, and the install.sh that has the sums of all bundles in dist. It
-                   downloads them from the URL in the variable RELEASE_URL, whose last part is the tag
+                   downloads them from the URL in the variable RELEASE_URL, which ends with /vVERSION
 USAGE
 }
 
 main() {
-    case ${RELEASE_URL-} in
-        '' | */"v$version") ;;
-        *) err "RELEASE_URL is $RELEASE_URL, and this is version $version. Tag the commit v$version" ;;
-    esac
     case ${1-} in
-        -h | --help) usage ;;
+        -h | --help) usage && exit ;;
+    esac
+    PATH=$PATH:${HOME-}/.cargo/bin
+    case ${RELEASE_URL:-https://v$version} in
+        *[!A-Za-z0-9:/._~-]*) err "RELEASE_URL: use letters, digits and :/._~- only" ;;
+        https://*"v$version") ;;
+        *) err "RELEASE_URL: give an https:// URL that ends with /v$version, the version of this commit" ;;
+    esac
+    for tool in cargo gcc git jq; do
+        has "$tool" || err "$tool is missing"
+    done
+    case ${1-} in
         --sums) make_sums ;;
         '') release "$(rustc -vV | sed -n 's/^host: //p')" ;;
         *) release "$@" ;;
@@ -69,9 +76,11 @@ release() {
     make_sums
 }
 
-# The program is static, so that it runs on every distribution. Paths of this machine are left out.
+# The program is static, so that it runs on every distribution. Its messages about bugs have paths of crates, which
+# must not be those of this machine.
 build() {
-    RUSTFLAGS="--remap-path-prefix=$PWD=. --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo ${RUSTFLAGS-}" \
+    say "build pgw-forwarder for $target, which takes a minute or more"
+    CARGO_ENCODED_RUSTFLAGS="--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo" \
         cargo rustc --quiet --release --locked --target "$target" -- -C target-feature=+crt-static
 }
 
@@ -91,7 +100,7 @@ another C library: deploy/release.sh."
     done
 }
 
-# As Debian's tools read it.
+# In the format of Debian's changelogs.
 write_changelog() {
     cat <<CHANGELOG
 pgw-forwarder ($version-1) unstable; urgency=medium
@@ -120,6 +129,7 @@ rpm_architecture() {
 # A bundle cannot contain its own sum, so only the install.sh beside it has that.
 make_sums() {
     cd dist
+    ls "pgw-forwarder-$version"-*.tar.gz >/dev/null || err "dist has no bundle of version $version"
     sums=$(for file in "pgw-forwarder-$version"-*.tar.gz; do
         target=${file#"pgw-forwarder-$version-"}
         echo "${target%.tar.gz} $(sha256sum <"$file" | cut -d ' ' -f 1)"
@@ -129,7 +139,8 @@ make_sums() {
         /^sums=/ { $0 = "sums='\''\n" ENVIRON["SUMS"] "\n'\''" }
         { print }' ../install.sh >install.sh
     chmod 755 install.sh
-    sha256sum install.sh pgw-forwarder*"$version"[-.]* >SHA256SUMS
+    sha256sum install.sh pgw-forwarder[-_]"$version"-* >SHA256SUMS
+    say "publish the files in dist${RELEASE_URL:+ at $RELEASE_URL}"
     ls -l
 }
 

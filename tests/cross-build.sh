@@ -37,7 +37,7 @@ make_tree() {
     [ "$(id -u)" = 0 ] || skip "it needs root"
     has debootstrap || skip "it needs debootstrap"
     say "make a tree of Debian $suite with its Rust in $tree"
-    rm -rf "$tree" "$tree.new"
+    rm -rf "$tree" "$tree.new" "$directory/pgw-forwarder"
     install_toolchain "$tree.new" >"$directory/log" 2>&1 || {
         cat "$directory/log" >&2
         skip "the mirror lacks a package, see the log above"

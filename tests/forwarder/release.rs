@@ -140,12 +140,17 @@ fn install_sh_of_the_release_has_the_sums_of_its_bundles() {
     let target = name.strip_prefix(start).unwrap().strip_suffix(".tar.gz").unwrap();
     let sum = output("sha256sum", &[bundle().to_str().unwrap()]);
     let line = format!("\n{target} {}\n", &sum[..64]);
-    // The script differs from that of the repository in these lines only.
+    // The script differs from that of the repository in these lines and the address only.
+    let page_lines = page("install.sh");
     let released = fs::read_to_string(dist().join("install.sh")).unwrap();
     let (start, rest) = released.split_once("\nsums='").unwrap();
     let (sums, end) = rest.split_once('\'').unwrap();
     assert!(sums.contains(&line), "{line} is not in {sums}");
-    assert_eq!(format!("{start}\nsums=''{end}"), page("install.sh"));
+    let released_without_sums = format!("{start}\nsums=''{end}");
+    let mut lines = released_without_sums.lines().zip(page_lines.lines());
+    let is_same =
+        |(released, own): (&str, &str)| released == own || released.starts_with("release_url='");
+    assert!(lines.all(is_same), "install.sh has changed: run deploy/release.sh");
     let version = concat!("\nversion=", env!("CARGO_PKG_VERSION"), "\n");
     assert!(released.contains(version), "{version}");
 }
@@ -185,6 +190,22 @@ fn rpm_has_the_files_and_the_script_of_the_deb() {
     }
     let program = directory.path().join("usr/bin/pgw-forwarder");
     assert!(output(program.to_str().unwrap(), &["--version"]).starts_with("pgw-forwarder "));
+}
+
+#[test]
+fn address_of_a_release_is_https_and_ends_with_its_version() {
+    let version = env!("CARGO_PKG_VERSION");
+    for (url, why) in [
+        (format!("http://files.example/v{version}"), "give an https:// URL that ends with"),
+        ("https://files.example/v0".into(), "give an https:// URL that ends with"),
+        (format!("https://files.example/v{version}/"), "give an https:// URL that ends with"),
+        (format!("https://files.example/'$(id)'/v{version}"), "use letters, digits and"),
+    ] {
+        let mut release = Command::new("deploy/release.sh");
+        let ended = release.arg("--sums").env("RELEASE_URL", &url).complete();
+        assert_eq!(ended.status.code(), Some(1), "{url}: {ended:?}");
+        assert!(String::from_utf8_lossy(&ended.stderr).contains(why), "{url}: {ended:?}");
+    }
 }
 
 #[test]
