@@ -58,7 +58,11 @@ pub fn describe(response: Response, side: Side) -> String {
             format!(". Use https:// in {}", side.option("addr"))
         }
         StatusCode::UNAUTHORIZED => {
-            format!(". Check {} and {}", side.option("user"), side.option("token-file"))
+            format!(
+                ". Check {} and its password, or {}",
+                side.option("user"),
+                side.option("token-file")
+            )
         }
         StatusCode::NOT_FOUND if side == Side::EXPORTER => {
             format!(". Check {}", side.option("metric"))

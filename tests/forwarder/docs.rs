@@ -151,12 +151,33 @@ const COMMANDS: &[(&str, &str)] = &[
     ("journalctl -u exporter -n 20", LOG),
     ("journalctl -u exporter", LOG),
     ("journalctl -u cron", LOG),
+    (
+        "systemctl stop exporter",
+        "node_exporters::socket_is_open_to_no_other_user stops and starts it",
+    ),
+    (
+        "systemctl start exporter.socket",
+        "node_exporters::socket_is_open_to_no_other_user uses the socket",
+    ),
+    ("systemctl status cron", STATE),
     ("systemctl restart exporter", "node_failures restarts the exporter in other ways"),
     ("systemctl status exporter", STATE),
-    ("ss -ltn", STATE),
+    ("ss -ltnp", STATE),
     (
-        "curl -s http://127.0.0.1:9014/metrics | head",
+        "curl -s http://127.0.0.1:9014/metrics | sed -n 1359p | cat -v",
         "page_commands::curl_pair_of_the_readme_has_the_faults_that_the_readme_lists",
+    ),
+    (
+        "curl -s --unix-socket /run/node-exporter/metrics.sock http://localhost/metrics",
+        "the machines of the tests have no curl then",
+    ),
+    (
+        r#"curl -s http://127.0.0.1:9091/api/v1/metrics | jq -c '.data[] | select(has("app_up")) | [.labels, .app_up.type]'"#,
+        "page_commands::runbook_finds_a_family_and_deletes_a_group_without_instance",
+    ),
+    (
+        "curl -X DELETE http://127.0.0.1:9091/metrics/job/backup",
+        "page_commands::runbook_finds_a_family_and_deletes_a_group_without_instance",
     ),
     ("docker compose -f deploy/compose.yaml ps", STATE),
     ("docker compose -f deploy/compose.yaml logs gateway", LOG),
@@ -477,6 +498,36 @@ fn pages_keep_their_limits() {
     }
     let words = page("README.md").split_whitespace().count();
     assert!(words <= 1600, "README.md has {words} words");
+}
+
+/// Each module imports only modules below it in the table of docs/design.md.
+#[test]
+fn imports_point_down_the_table_of_the_source() {
+    let design = page("docs/design.md");
+    let (_, table) = design.split_once("Imports point down this list.").unwrap();
+    let rows = table.lines().filter_map(|row| row.strip_prefix("| `"));
+    let rows: Vec<_> = rows.map(|row| row.split('`').next().unwrap()).collect();
+    let module = |row: &str| row.trim_end_matches('/').trim_end_matches(".rs").to_owned();
+    let order: Vec<_> = rows.iter().map(|row| module(row)).collect();
+    let mut imports = 0;
+    for (place, row) in rows.iter().enumerate() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(row);
+        let files = match path.is_dir() {
+            true => fs::read_dir(&path).unwrap().map(|file| file.unwrap().path()).collect(),
+            false => vec![path],
+        };
+        for file in files {
+            let source = fs::read_to_string(&file).unwrap();
+            let names = source.split("crate::").skip(1);
+            for name in names.map(|rest| rest.split(|c: char| !c.is_alphanumeric()).next().unwrap())
+            {
+                let Some(other) = order.iter().position(|module| module == name) else { continue };
+                assert!(other >= place, "{file:?} imports {name}");
+                imports += 1;
+            }
+        }
+    }
+    assert!(imports > 20, "{imports}");
 }
 
 /// The messages that the tables explain must be those of the program, which tests provoke, or of its

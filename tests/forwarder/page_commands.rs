@@ -6,12 +6,12 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 use crate::booted_machine::{Suite, on_each_suite};
-use crate::docs::{command, command_lines, page, parts};
+use crate::docs::{block, command, command_lines, page, parts};
 use crate::fake::{Fake, exposition};
 use crate::host::{Complete, fetched_program, has_victoria_metrics, unused_address, wait_for};
 use crate::node::Node;
 use crate::run::{FORWARDER, Run};
-use crate::servers::{Server, families, get, replace};
+use crate::servers::{Server, agent, families, get, replace};
 use crate::victoria_metrics::{SINGLE, stored};
 
 on_each_suite! {
@@ -79,10 +79,28 @@ fn curl_pair_of_the_readme_has_the_faults_that_the_readme_lists() {
     assert_eq!(by("pgw-forwarder -q", &bad.addr, "bad"), Some(7));
     assert_eq!(by("pgw-forwarder -q", &page.addr, "page"), Some(5));
 
-    // The runbook's view of an exporter.
-    let head = command("docs/troubleshooting.md", "curl -s http://127.0.0.1:9014/metrics");
-    let shown = succeed(&replace(&head, "127.0.0.1:9014", &exporter.addr));
-    assert!(shown.starts_with("# HELP "), "{shown}");
+    // The runbook's view of a line of an exporter.
+    let line = command("docs/troubleshooting.md", "curl -s http://127.0.0.1:9014/metrics");
+    let line = replace(&replace(&line, "127.0.0.1:9014", &exporter.addr), "1359p", "1p");
+    let shown = succeed(&line);
+    assert!(shown.starts_with("# HELP ") && shown.lines().count() == 1, "{shown}");
+}
+
+#[test]
+fn runbook_finds_a_family_and_deletes_a_group_without_instance() {
+    let gateway = Server::pushgateway(&[]);
+    let url = format!("http://{}/metrics/job/backup", gateway.addr);
+    let body = "# TYPE app_up gauge\napp_up 1\n";
+    assert!(agent().post(url).send(body).unwrap().status().is_success());
+    let page_command = |start: &str| {
+        let line = command("docs/troubleshooting.md", start);
+        replace(&line, "127.0.0.1:9091", &gateway.addr)
+    };
+    let found = block("docs/troubleshooting.md", "curl -s http://127.0.0.1:9091/api/v1/metrics");
+    let found = replace(&found[0], "127.0.0.1:9091", &gateway.addr);
+    assert_eq!(succeed(&found), "[{\"job\":\"backup\"},\"GAUGE\"]\n");
+    succeed(&page_command("curl -X DELETE"));
+    assert!(gateway.groups().is_empty());
 }
 
 #[test]
@@ -102,7 +120,8 @@ fn commands_for_nodes_that_are_gone_remove_them() {
     assert!(prune.ends_with(" --dry-run"));
     assert_eq!(succeed(&prune), "");
     let delete = prune.replace(" --dry-run", "");
-    assert_eq!(page("docs/monitoring.md").matches("--prune 86400").count(), 2);
+    let line = "\n    pgw-forwarder --prune 86400 --pgw-addr 127.0.0.1:9091 --pgw-job node\n";
+    assert!(page("docs/monitoring.md").contains(line));
     succeed(&delete);
     assert!(gateway.group("web-2.example").is_some());
     wait_for("a stale group", || {

@@ -106,6 +106,9 @@ fn store_answers_as_a_prometheus_that_scrapes_a_pushgateway_in_both_compressions
         for server in [&scraping, &store] {
             server.query(&format!("count(count by (instance) ({all})) == {}", instances.len()));
         }
+        // A push may become several requests of vmagent.
+        let series = |server: &Server| values(server, all).into_keys().collect::<Vec<_>>();
+        wait_for("the same series", || (series(&store) == series(&scraping)).then_some(()));
         for (promql, least) in [
             (all, 300 * instances.len()),
             ("node_uname_info * on (instance) group_left node_load1", instances.len()),
