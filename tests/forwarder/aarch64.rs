@@ -55,7 +55,10 @@ fn aarch64_program_is_released_for_its_processor() {
 fn aarch64_program_is_the_same_version_and_static() {
     let Some(file) = built_program() else { return };
     // The number of the processor in the header of an ELF file.
-    assert_eq!(fs::read(&file).unwrap()[18..20], 183_u16.to_le_bytes());
+    let code = fs::read(&file).unwrap();
+    assert_eq!(code[18..20], 183_u16.to_le_bytes());
+    let loader = b"/lib/ld-linux-aarch64";
+    assert!(!code.windows(loader.len()).any(|part| part == loader), "it is not static");
     let version = || Run::new("", "").arg("--version");
     let ended = emulated(version(), &file).end();
     ended.succeeded();
@@ -119,7 +122,7 @@ fn aarch64_program_deletes_its_group_and_prunes_stale_ones() {
 }
 
 #[test]
-fn aarch64_program_reports_an_exporter_that_is_down() {
+fn aarch64_program_exits_with_4_if_the_exporter_is_down() {
     let Some(file) = built_program() else { return };
     let exporter = unused_address();
     let run = emulated(Run::new(&exporter, &unused_address()), &file);

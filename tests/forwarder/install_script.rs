@@ -1,5 +1,6 @@
 //! What install.sh makes of its options: the cron file, and the compression that the first push shows to work.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -167,6 +168,21 @@ fn every_variable_of_the_cron_file_and_no_other_reaches_the_run() {
     variables.sort_unstable();
     let proxy = "http_proxy=http://proxy.example:3128";
     assert_eq!(variables, ["PATH=/usr/bin:/bin", "PGW_ADDR=push.example", proxy], "{output:?}");
+}
+
+/// The options in a text.
+fn options_in(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_lowercase() && c != '-');
+    words.filter(|word| word.starts_with("--") && word.len() > 2).collect()
+}
+
+#[test]
+fn help_explains_every_option_and_no_other() {
+    let script = fs::read_to_string("install.sh").unwrap();
+    let (usage, rest) = script.split_once("\nUSAGE\n").unwrap();
+    let (_, read) = rest.split_once("\nread_options() {").unwrap();
+    let (read, _) = read.split_once("\n}\n").unwrap();
+    assert_eq!(options_in(usage), options_in(read));
 }
 
 #[test]

@@ -170,7 +170,7 @@ fn deb_is_free_of_errors_and_has_one_script() {
 
 /// No real system of this kind is at hand.
 #[test]
-fn rpm_has_the_files_and_the_script_of_the_deb() {
+fn rpm_has_the_program_its_script_and_what_install_sh_needs() {
     let rpm = rpm();
     let rpm = rpm.to_str().unwrap();
     let script = output("rpm", &["-qp", "--scripts", rpm]);
