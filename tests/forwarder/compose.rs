@@ -424,6 +424,8 @@ fn one_step_secures_the_gateway(containers: &Containers) {
             assert!(!mounts.contains(secret), "{mounts}");
         }
     }
+    let shown = containers.succeed(&docs::command("docs/security.md", "openssl x509"));
+    assert!(shown.contains("DNS:push.example") && shown.contains("notAfter="), "{shown}");
     // A rerun makes another certificate from the same CA.
     let (ca, certificate) = (secured("ca.crt"), secured("gateway.crt"));
     containers.succeed(&format!("deploy/secure.sh {host}"));

@@ -195,6 +195,10 @@ const COMMANDS: &[(&str, &str)] = &[
         "sudo sh install.sh --pgw-addr https://push.example:9091 --pgw-cacert ca.crt --pgw-user node --pgw-password-file node.password",
         "node_settings::only_the_user_of_cron_can_read_credentials",
     ),
+    (
+        "openssl x509 -noout -enddate -ext subjectAltName -in deploy/secured/gateway.crt",
+        "compose::one_step_secures_the_gateway",
+    ),
     ("deploy/secure.sh --add-user node2", "compose::users_change_without_a_restart"),
     (
         "sudo sh install.sh --pgw-addr https://push.example:9091 --pgw-cacert ca.crt --pgw-user node2 --pgw-password-file node2.password",
