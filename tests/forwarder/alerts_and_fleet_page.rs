@@ -363,7 +363,8 @@ fn find_unreadable_group(gateway: &Server, prometheus: &Server, body: &[u8]) {
     let description =
         wait_for("PushgatewayDown", || annotation(prometheus, "PushgatewayDown", "description"));
     let command = &description[description.find("curl ").unwrap()..];
-    assert_eq!(command, docs::command("docs/troubleshooting.md", "curl -s http://127.0.0.1:9091"));
+    let start = "curl -s http://127.0.0.1:9091/api/v1/metrics | jq -c '.data[] | select(tojson";
+    assert_eq!(command, docs::command("docs/troubleshooting.md", start));
     let output = Command::new("sh")
         .args(["-c", &replace(command, "127.0.0.1:9091", &gateway.addr)])
         .env("no_proxy", "*")

@@ -168,7 +168,8 @@ fn each_tool_downloads_the_bundle_over_tls_and_a_redirect() {
 fn failed_download_ends_with_one_line_and_unpacks_nothing() {
     let release = Release::new();
     let plain = Fake::answering(|_| Vec::new());
-    let downgraded = format!("rewrite ^/downgraded/(.*) http://{}/$1 redirect;", plain.addr);
+    let http = plain.addr.replace("127.0.0.1", "localhost");
+    let downgraded = format!("rewrite ^/downgraded/(.*) http://{http}/$1 redirect;");
     let nginx = release.serve("127.0.0.1", &downgraded);
     let mut truncated = release.response();
     truncated.truncate(truncated.len() / 2);
