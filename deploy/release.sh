@@ -45,7 +45,6 @@ main() {
 }
 
 target_directory=${CARGO_TARGET_DIR:-$PWD/target}
-tools=$target_directory/tools
 # The packages take their files from here, see Cargo.toml.
 staging=dist/staging
 
@@ -68,10 +67,8 @@ release() {
 
     tar --create --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" \
         --directory="$staging" "$bundle" | gzip -9n >"dist/$bundle.tar.gz"
-    install_tool cargo-deb 3.8.0
-    "$tools/bin/cargo-deb" --quiet --no-build --no-strip --target "$target" --output dist
-    install_tool cargo-generate-rpm 0.21.1
-    "$tools/bin/cargo-generate-rpm" --arch "$(rpm_architecture "$target")" --auto-req disabled --output dist
+    run_tool cargo-deb 3.8.0 --quiet --no-build --no-strip --target "$target" --output dist
+    run_tool cargo-generate-rpm 0.21.1 --arch "$(rpm_architecture "$target")" --auto-req disabled --output dist
     rm -r "$staging"
     make_sums
 }
@@ -111,11 +108,16 @@ pgw-forwarder ($version-1) unstable; urgency=medium
 CHANGELOG
 }
 
-install_tool() {
-    [ -x "$tools/bin/$1" ] || {
-        say "install $1 in $tools"
-        cargo install --quiet --locked --root "$tools" "$1@$2"
-    }
+# run_tool NAME VERSION ARG...: builds the tool if it is missing. It runs for seconds, so it is optimized little.
+run_tool() {
+    name=$1 crate=$1@$2 root=$target_directory/tools/$1-$2
+    shift 2
+    if [ ! -x "$root/bin/$name" ]; then
+        say "build $crate, which takes a minute or more"
+        CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+            cargo install --quiet --locked --root "$root" "$crate"
+    fi
+    "$root/bin/$name" "$@"
 }
 
 rpm_architecture() {
