@@ -9,6 +9,7 @@ use crate::host::{
     Complete, fetched_program, find_program, program, require, run_command, unused_address,
 };
 use crate::prune;
+use crate::release::{artefact, dist};
 use crate::run::Run;
 use crate::servers::{Server, families};
 use crate::tls_and_credentials::{self, Files};
@@ -28,7 +29,7 @@ fn built_program() -> Option<PathBuf> {
 /// The same run of this program, emulated.
 fn emulated(run: Run, file: &Path) -> Run {
     let emulator = program(&["qemu-aarch64-static"]);
-    // The program for this machine is the shell's $0, and is not run.
+    // `by` appends the native program. The shell takes it as $0, and does not run it.
     let line = format!("exec '{}' '{}' \"$@\"", emulator.display(), file.display());
     run.by(&["/bin/sh", "-c", &line])
 }
@@ -36,18 +37,16 @@ fn emulated(run: Run, file: &Path) -> Run {
 #[test]
 fn aarch64_program_is_released_for_its_processor() {
     let Some(file) = built_program() else { return };
-    let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist").display().to_string();
-    let version = env!("CARGO_PKG_VERSION");
-    let bundle = format!("pgw-forwarder-{version}-aarch64-unknown-linux-gnu");
     let packed = Command::new("tar")
-        .args(["-xzOf", &format!("{dist}/{bundle}.tar.gz"), &format!("{bundle}/pgw-forwarder")])
+        .args(["--wildcards", "-xzO", "*/pgw-forwarder", "-f"])
+        .arg(artefact("-aarch64-unknown-linux-gnu.tar.gz"))
         .complete();
     assert!(packed.stdout == fs::read(file).unwrap(), "tests/run.sh packages it");
-    let deb = format!("{dist}/pgw-forwarder_{version}-1_arm64.deb");
+    let deb = artefact("_arm64.deb").display().to_string();
     assert_eq!(run_command(&format!("dpkg-deb --field {deb} Architecture")), "arm64\n");
-    let rpm = format!("{dist}/pgw-forwarder-{version}-1.aarch64.rpm");
+    let rpm = artefact(".aarch64.rpm").display().to_string();
     assert_eq!(run_command(&format!("rpm -qp --queryformat %{{ARCH}} {rpm}")), "aarch64");
-    let script = fs::read_to_string(format!("{dist}/install.sh")).unwrap();
+    let script = fs::read_to_string(dist().join("install.sh")).unwrap();
     assert!(script.contains("\naarch64-unknown-linux-gnu "), "{script}");
 }
 

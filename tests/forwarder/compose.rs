@@ -398,13 +398,13 @@ fn one_step_secures_the_gateway(containers: &Containers) {
     containers.succeed(&format!("deploy/secure.sh push.example 127.0.0.1 {host}"));
     containers.compose(SECURED, "up -d");
     let directory = containers.directory.path().join("deploy/secured");
-    let secured = |file: &str| containers.secured(file);
-    let status = |user: &str, password: &str| containers.status(user, password);
-    let password = secured("node.password");
-    wait_for("the secured gateway", || (status("node", &password) == "200").then_some(()));
-    assert_eq!(status("node", "geheim"), "401");
-    assert_eq!(status("nobody", &password), "401");
-    assert_eq!(status("prometheus", &secured("prometheus.password")), "200");
+    let password = containers.secured("node.password");
+    wait_for("the secured gateway", || {
+        (containers.status("node", &password) == "200").then_some(())
+    });
+    assert_eq!(containers.status("node", "geheim"), "401");
+    assert_eq!(containers.status("nobody", &password), "401");
+    assert_eq!(containers.status("prometheus", &containers.secured("prometheus.password")), "200");
     containers.wait_until_healthy();
     let addr = containers.published(containers.gateway);
     let (plain, stderr) = containers.push("n3.example", &addr);
@@ -427,11 +427,11 @@ fn one_step_secures_the_gateway(containers: &Containers) {
     let shown = containers.succeed(&docs::command("docs/security.md", "openssl x509"));
     assert!(shown.contains("DNS:push.example") && shown.contains("notAfter="), "{shown}");
     // A rerun makes another certificate from the same CA.
-    let (ca, certificate) = (secured("ca.crt"), secured("gateway.crt"));
+    let (ca, certificate) = (containers.secured("ca.crt"), containers.secured("gateway.crt"));
     containers.succeed(&format!("deploy/secure.sh {host}"));
-    assert_eq!(secured("ca.crt"), ca);
-    assert_eq!(secured("node.password"), password);
-    assert_ne!(secured("gateway.crt"), certificate);
+    assert_eq!(containers.secured("ca.crt"), ca);
+    assert_eq!(containers.secured("node.password"), password);
+    assert_ne!(containers.secured("gateway.crt"), certificate);
     containers.compose(SECURED, "up -d --force-recreate");
     wait_for("the gateway with its new certificate", || {
         let pushed = containers.push("n4.example", &format!("https://{addr}"));

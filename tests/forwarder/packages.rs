@@ -4,6 +4,7 @@ use crate::booted_machine::{Machine, Suite, on_each_suite};
 use crate::host::run_command;
 use crate::node::{CRON_FILE, Node};
 use crate::release::deb;
+use crate::servers::replace;
 
 on_each_suite! {
     package_starts_nothing_and_its_removal_takes_the_node_out,
@@ -23,7 +24,7 @@ fn copy_package(machine: &Machine, version: &str) {
 
 /// The command that joins the node with the packaged program.
 fn join(node: &Node) -> String {
-    node.install("").replace("bundle/", "/usr/share/pgw-forwarder/")
+    replace(&node.install(""), "bundle/", "/usr/share/pgw-forwarder/")
 }
 
 const INSTALL: &str = "apt-get -qy install ./package.deb";
