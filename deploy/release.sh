@@ -29,19 +29,20 @@ main() {
         -h | --help) usage && exit ;;
     esac
     PATH=$PATH:${HOME-}/.cargo/bin
-    case ${RELEASE_URL:-https://v$version} in
+    case ${RELEASE_URL-} in
+        '') ;;
         *[!A-Za-z0-9:/._~-]*) err "RELEASE_URL: use letters, digits and :/._~- only" ;;
-        https://*"v$version") ;;
+        https://*"/v$version") ;;
         *) err "RELEASE_URL: give an https:// URL that ends with /v$version, the version of this commit" ;;
+    esac
+    case ${1-} in
+        --sums) make_sums; exit ;;
     esac
     for tool in cargo gcc git jq; do
         has "$tool" || err "$tool is missing"
     done
-    case ${1-} in
-        --sums) make_sums ;;
-        '') release "$(rustc -vV | sed -n 's/^host: //p')" ;;
-        *) release "$@" ;;
-    esac
+    [ $# -gt 0 ] || set -- "$(rustc -vV | sed -n 's/^host: //p')"
+    release "$@"
 }
 
 target_directory=${CARGO_TARGET_DIR:-$PWD/target}

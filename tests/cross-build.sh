@@ -13,15 +13,16 @@ only_verbs=yes
 triple=aarch64-unknown-linux-gnu
 suite=trixie
 packages=cargo,rustc,gcc,libc6-dev,gcc-aarch64-linux-gnu,libc6-dev-arm64-cross
-# Its C library is linked from the cross compiler's package. Only Rust's standard library is aarch64's own.
+# The C library comes from libc6-dev-arm64-cross. Only Rust's standard library is a package of arm64.
 foreign_package=libstd-rust-dev:arm64
 
 build() {
+    [ "$(id -u)" = 0 ] || skip "it needs root"
     directory=${CARGO_TARGET_DIR:-target}/aarch64
     mkdir -p "$directory"
     directory=$(realpath "$directory") tree=$directory/tree
     has_tree || make_tree
-    # Only this machine's cargo reaches the registry. The tree's finds the crates beside its own target directory.
+    # The cargo in the tree has no network, and reads the crates from here.
     cargo vendor --quiet --locked --versioned-dirs "$directory/vendor" >/dev/null
     build_in_tree
     # The rename prevents a partial file under the final name. It also lets a running program be replaced.
@@ -34,7 +35,6 @@ has_tree() {
 }
 
 make_tree() {
-    [ "$(id -u)" = 0 ] || skip "it needs root"
     has debootstrap || skip "it needs debootstrap"
     say "make a tree of Debian $suite with its Rust in $tree"
     rm -rf "$tree" "$tree.new" "$directory/pgw-forwarder"
